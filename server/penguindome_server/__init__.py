@@ -1,0 +1,1 @@
+"""The server: the web application, the store, checks and issues."""

@@ -1,0 +1,75 @@
+"""The schema: which collections there are, and which of their fields can be searched. One table for both engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index over top-level or dotted scalar fields. `where` (equality only) makes it partial."""
+
+    fields: tuple[str, ...]
+    unique: bool = False
+    where: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CollectionSchema:
+    """One collection: its indexes, and `description`, which the README's table of collections is checked against."""
+
+    name: str
+    description: str
+    indexes: tuple[Index, ...] = ()
+
+    @property
+    def indexed_fields(self) -> tuple[str, ...]:
+        """Every field that `find` may name, in the order of declaration."""
+        return tuple(dict.fromkeys(name for index in self.indexes for name in index.fields))
+
+
+SCHEMA: Mapping[str, CollectionSchema] = {
+    schema.name: schema
+    for schema in (
+        CollectionSchema(
+            "clients",
+            "one document a client: identity, state of its enrolment, its last report",
+            (
+                Index(("hostname",)),
+                Index(("machine_id",)),
+                Index(("signing_key",)),
+                Index(("state", "last_seen_at")),
+                Index(("state", "reported_at")),
+                Index(("address", "state")),
+            ),
+        ),
+        CollectionSchema("packages", "installed packages of each client"),
+        CollectionSchema(
+            "audit_trail",
+            "every change of what clients reported, with old and new value",
+            (Index(("client_id", "received_at")), Index(("received_at",)), Index(("report_id",))),
+        ),
+        CollectionSchema(
+            "issues",
+            "problems, open and closed",
+            (
+                Index(("client_id", "name"), unique=True, where={"state": "open"}),
+                Index(("client_id", "name", "closed_at")),
+                Index(("state", "opened_at")),
+                Index(("hostname",)),
+            ),
+        ),
+        CollectionSchema("patches", "signed actions: patches, commands, shells, wipes", (Index(("issued_at",)), Index(("kind",)))),
+        CollectionSchema(
+            "deliveries",
+            "the state of each action on each of its targets",
+            (Index(("client_id", "state")), Index(("action_id",)), Index(("state", "queued_at"))),
+        ),
+        CollectionSchema("enrolment_tokens", "one-time tokens, as hashes", (Index(("expires_at",)),)),
+        CollectionSchema("client_parameters", "what administrators set for a client", (Index(("hostname",)),)),
+        CollectionSchema("admin_log", "every administrative act, hash-chained", (Index(("at",)),)),
+        CollectionSchema("server_state", "what the server remembers of itself: schema version, time of the last audit"),
+    )
+}

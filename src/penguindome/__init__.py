@@ -1,0 +1,1 @@
+"""What client, server and plugins share. Imports nothing of the server or of the command line."""

@@ -1,0 +1,1 @@
+"""The client: one short process a minute that collects, signs and submits."""

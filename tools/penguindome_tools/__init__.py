@@ -1,0 +1,1 @@
+"""The command line `penguindome`, and programs for building and testing."""
