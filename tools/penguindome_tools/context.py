@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import pwd
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 import click
 
+from penguindome import logging
 from penguindome.paths import Paths
 from penguindome.settings import Settings
 from penguindome.times import Clock, utc_now
@@ -18,34 +21,65 @@ from penguindome_server.store import Store, open_store
 
 
 class Context:
-    """The surroundings of one command: built once by the command line, closed when it ends."""
+    """The surroundings of one command: built once by the command line, closed when it ends.
 
-    def __init__(self, paths: Paths, *, clock: Clock = utc_now) -> None:
+    Root works on the store as the user that owns the server's state, so that no link planted there by that user can
+    lead root anywhere; `as_root` goes back for reading keys and writing what belongs to root.
+    """
+
+    def __init__(self, paths: Paths, *, clock: Clock = utc_now, debug: bool = False) -> None:
         self.paths = paths
         self.clock = clock
+        self.debug = debug
 
     @cached_property
     def settings(self) -> Settings:
-        """The server's settings. Raises SettingsError with file and line."""
+        """The server's settings; their warnings are shown once. Raises SettingsError with file and line."""
         settings = load_server_settings(self.paths)
+        logging.configure(
+            settings, component="admin", paths=self.paths, stderr_level="DEBUG" if self.debug else "WARNING"
+        )
         for warning in settings.warnings:
             click.echo(f"warning: {warning}", err=True)
         return settings
 
     @cached_property
     def store(self) -> Store:
-        """The site's store. Raises StoreUnavailable when it cannot be reached."""
-        return open_store(self.settings["database.uri"])
+        """The site's store, opened as the service user. Raises StoreUnavailable when it cannot be reached."""
+        settings, _checks = self.settings, self.checks
+        self._become_service_user()
+        return open_store(settings["database.uri"])
 
     @cached_property
     def checks(self) -> CheckSet:
-        """The checks that are shipped, with the site's laid over them."""
+        """The checks that are shipped, with the site's laid over them. Raises SettingsError with file and line."""
         return load_site_checks(self.paths)
 
     @cached_property
     def who(self) -> str:
         """Who gave the command: the user behind sudo, else the user of the process."""
         return os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
+
+    @contextmanager
+    def as_root(self) -> Iterator[None]:
+        """Work with the privileges that the command was started with, also after the store was opened."""
+        effective_user, effective_group = os.geteuid(), os.getegid()
+        os.seteuid(os.getuid())
+        os.setegid(os.getgid())
+        try:
+            yield
+        finally:
+            os.setegid(effective_group)
+            os.seteuid(effective_user)
+
+    def _become_service_user(self) -> None:
+        if os.geteuid() != 0 or not self.paths.server_state.is_dir():
+            return
+        owner = self.paths.server_state.stat()
+        if owner.st_uid:
+            os.initgroups(pwd.getpwuid(owner.st_uid).pw_name, owner.st_gid)
+            os.setegid(owner.st_gid)
+            os.seteuid(owner.st_uid)
 
     def close(self) -> None:
         """Close what was opened."""

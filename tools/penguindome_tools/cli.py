@@ -1,0 +1,83 @@
+"""The command `penguindome`: finds the module of a verb, runs it, and turns errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+from penguindome.errors import PenguinDomeError
+from penguindome.paths import Paths
+from penguindome_tools.context import Context
+from penguindome_tools.output import safe
+
+COMMANDS = ("audit-trail", "checks", "clients", "enrolment", "issues", "settings", "setup", "store")
+
+
+class CommandGroup(click.Group):
+    """Imports the module of a command only when that command is asked for, and suggests a name for a misspelt one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, or None."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"penguindome_tools.commands.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("penguindome"), prog_name="penguindome")
+@click.option("--debug", is_flag=True, help="Show tracebacks and debug messages.")
+@click.pass_context
+def penguindome(ctx: click.Context, *, debug: bool) -> None:
+    """Watch over a fleet of Linux laptops.
+
+    \b
+    Begin here:
+      penguindome setup                     make keys, directories and settings
+      penguindome enrolment export FILE     the bundle that a laptop enrols with
+      penguindome clients list              who is there, who waits for approval
+      penguindome issues list               what is wrong, and on which laptop
+    """
+    context = Context(Paths.from_environment(), debug=debug)
+    ctx.obj = context
+    ctx.call_on_close(context.close)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0 done, 1 failed or found something, 2 asked wrongly."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        # A SystemExit by a command (ctx.exit) is returned as a status because of standalone_mode=False.
+        status: Any = penguindome.main(words, prog_name="penguindome", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        click.echo("Aborted: nothing was changed.", err=True)
+        return 130
+    except PenguinDomeError as error:
+        if "--debug" in words:
+            traceback.print_exc()
+        click.echo(f"penguindome: {safe(error.message)}" + (f"; {error.hint}" if error.hint else ""), err=True)
+        return error.exit_status
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough (`| head`); Python must not complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

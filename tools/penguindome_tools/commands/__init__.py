@@ -1,0 +1,1 @@
+"""The verbs of `penguindome`: one module a noun, each exposing `command`."""

@@ -1,0 +1,156 @@
+"""What makes a machine a server: directories, keys, settings, a certificate, and the signed manifest of the plugins."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from penguindome import manifest, processes
+from penguindome.errors import PenguinDomeError, UsageError
+from penguindome.files import ensure_directory, write_atomically
+from penguindome.openpgp import DeviceKey, ServerKeyring
+from penguindome.paths import Paths
+
+SERVICE_USER = "penguindome"
+MANIFEST_LIFE = timedelta(days=365)
+CERTIFICATE_DAYS = 825  # what TLS libraries accept of a certificate at the most
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The server's public identity after setup: what an administrator reads aloud to check a bundle."""
+
+    server_fingerprint: str
+    enrolment_fingerprint: str
+
+
+def service_user_ids() -> tuple[int, int] | None:
+    """User and group id of the service user; None where there is no such user or we are not root."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        entry = pwd.getpwnam(SERVICE_USER)
+    except KeyError:
+        return None
+    return entry.pw_uid, entry.pw_gid
+
+
+def make_directories(paths: Paths) -> None:
+    """Make the server's directories with their final modes; an existing one keeps its contents."""
+    for directory, mode in (
+        (paths.settings, 0o755),
+        (paths.settings / "server.d", 0o750),
+        (paths.settings / "checks.d", 0o755),
+        (paths.releases, 0o755),
+        (paths.keys, 0o700),
+        (paths.server_state, 0o750),
+        (paths.logs, 0o755),
+        (paths.logs / "server", 0o750),
+        (paths.logs / "admin", 0o700),
+        (paths.runtime, 0o755),
+    ):
+        ensure_directory(directory, mode)
+    owner = service_user_ids()
+    if owner is not None:
+        for directory in (paths.server_state, paths.logs / "server"):
+            os.chown(directory, *owner, follow_symlinks=False)
+        os.chown(paths.settings / "server.d", 0, owner[1], follow_symlinks=False)
+
+
+def make_keys(paths: Paths) -> Identity:
+    """Make server and enrolment key unless they exist, and publish their certificates for the service to read.
+
+    Raises KeyMaterialError when a key is there but cannot be used.
+    """
+    server_certificate = paths.releases / "server.asc"
+    with ServerKeyring(paths.keys / "gnupg") as keyring:
+        fingerprint = _recorded_fingerprint(paths) or keyring.generate("PenguinDome server")
+        write_atomically(paths.keys / "server.fingerprint", fingerprint + "\n", mode=0o600)
+        write_atomically(server_certificate, keyring.certificate(fingerprint), mode=0o644)
+    enrolment_file = paths.keys / "enrolment.key"
+    if enrolment_file.exists():
+        enrolment_key = DeviceKey.from_text(enrolment_file.read_text())
+    else:
+        enrolment_key = DeviceKey.generate("PenguinDome enrolment")
+        write_atomically(enrolment_file, enrolment_key.text, mode=0o600)
+    write_atomically(paths.releases / "enrolment.asc", enrolment_key.certificate.text, mode=0o644)
+    return Identity(fingerprint, enrolment_key.certificate.fingerprint)
+
+
+def _recorded_fingerprint(paths: Paths) -> str | None:
+    try:
+        return (paths.keys / "server.fingerprint").read_text().strip()
+    except FileNotFoundError:
+        return None
+
+
+def sign_manifest(paths: Paths, tree: Path, *, now: datetime) -> bool:
+    """Sign the manifest of the plugins in `tree`, if it would differ from the published one; says whether it did.
+
+    `tree` is what lies under `/usr/lib/penguindome/client` on clients; release 0 is what packages ship. Raises
+    UsageError when the tree holds no plugins.
+    """
+    names = sorted(
+        str(path.relative_to(tree))
+        for path in (tree / "plugins").glob("*")
+        if path.is_file() and not path.is_symlink() and not path.name.startswith(".")
+    )
+    if not names:
+        raise UsageError(
+            f"{tree / 'plugins'} holds no plugins", hint="name the client's tree with --client-tree DIRECTORY"
+        )
+    data = manifest.build(tree, names, kind="release", release=0, issued_at=now, expires_at=now + MANIFEST_LIFE)
+    published = paths.releases / "manifest.json"
+    if _same_files(published, data) and published.with_name("manifest.json.asc").exists():
+        return False
+    with ServerKeyring(paths.keys / "gnupg") as keyring:
+        signature = keyring.sign(data, _recorded_fingerprint(paths) or "")
+    # The signature goes first: a server that starts in between sees a pair that does not fit, refuses it, and says so.
+    write_atomically(published.with_name("manifest.json.asc"), signature, mode=0o644)
+    write_atomically(published, data, mode=0o644)
+    return True
+
+
+def _same_files(published: Path, data: bytes) -> bool:
+    from penguindome import json
+
+    try:
+        old = json.loads(published.read_bytes())
+    except FileNotFoundError:
+        return False
+    new = json.loads(data)
+    half_way: datetime = old["issued_at"] + (old["expires_at"] - old["issued_at"]) / 2
+    return bool(old["files"] == new["files"] and new["issued_at"] < half_way)
+
+
+def make_self_signed_certificate(paths: Paths, host: str) -> Mapping[str, Any]:
+    """Make a TLS key and a self-signed certificate for `host` (name or address) unless they exist; returns the settings
+    that name them. Needs the program openssl. Raises ProcessError when it is missing or refuses."""
+    directory = paths.keys.parent / "tls"
+    owner = service_user_ids()
+    ensure_directory(directory, 0o750)
+    if owner is not None:
+        os.chown(directory, 0, owner[1], follow_symlinks=False)
+    certificate, key = directory / "server.crt", directory / "server.key"
+    if not (certificate.exists() and key.exists()):
+        kind = "IP" if host.replace(".", "").isdigit() or ":" in host else "DNS"
+        key_text = processes.run(
+            ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"], timeout=30
+        ).stdout
+        write_atomically(key, key_text, mode=0o640, owner=(0, owner[1]) if owner else None)
+        certificate_text = processes.run(
+            [
+                "openssl", "req", "-x509", "-key", str(key), "-sha256", "-days", str(CERTIFICATE_DAYS),
+                "-subj", f"/CN={host}"[:67], "-addext", f"subjectAltName={kind}:{host}",
+            ],
+            timeout=30,
+        ).stdout  # fmt: skip
+        if b"BEGIN CERTIFICATE" not in certificate_text:
+            raise PenguinDomeError("openssl made no certificate", hint="run it by hand: openssl req -x509 ...")
+        write_atomically(certificate, certificate_text, mode=0o644)
+    return {"tls.certificate": str(certificate), "tls.key": str(key)}
