@@ -1,0 +1,1 @@
+"""What building and testing PenguinDome needs, and running it does not."""
