@@ -1,0 +1,258 @@
+"""The server's settings: what can be set, with type, default and meaning. Read from `server.yml` and `server.d/*.yml`."""
+
+from __future__ import annotations
+
+import ipaddress
+import zoneinfo
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from penguindome.bundle import server_url
+from penguindome.errors import InvalidData
+from penguindome.logging import LOGGING_SETTINGS
+from penguindome.paths import Paths
+from penguindome.settings import Schema, Setting, Settings, load
+
+MEBIBYTE = 1 << 20
+
+
+def server_schema(paths: Paths) -> Schema:
+    """The schema of the server's settings; the default of `database.uri` lies below the root of `paths`."""
+    store = paths.server_state / "store.sqlite"
+    return Schema(
+        (
+            Setting(
+                name="database.uri",
+                kind=str,
+                default=f"sqlite://{store}",
+                secret=True,
+                description="Where the store is: sqlite:///path (embedded) or mongodb://host1,host2/database?replicaSet=name.",
+            ),
+            *_WEB,
+            *_ENROLMENT,
+            *_METRICS,
+            *_LIMITS,
+            *_TIME,
+            *LOGGING_SETTINGS,
+        )
+    )
+
+
+def load_server_settings(paths: Paths) -> Settings:
+    """Defaults, `server.d/*.yml` and `server.yml`, in that order. Raises SettingsError with file and line."""
+    return load(server_schema(paths), paths.settings / "server.yml", paths.settings / "server.d")
+
+
+def _no_value_error(text: Callable[[str], object]) -> Callable[[Any], None]:
+    """A check of one value by a function that raises for what is wrong."""
+
+    def check(value: Any) -> None:
+        try:
+            text(value)
+        except InvalidData as error:
+            raise ValueError(error.message) from error
+
+    return check
+
+
+def _check_url(value: Any) -> None:
+    if value:
+        _no_value_error(server_url)(value)
+
+
+def _check_networks(values: Any) -> None:
+    for value in values:
+        ipaddress.ip_network(str(value), strict=False)
+
+
+def _check_timezone(value: Any) -> None:
+    try:
+        zoneinfo.ZoneInfo(value)
+    except (zoneinfo.ZoneInfoNotFoundError, OSError) as error:
+        raise ValueError(f"{value!r} is no known time zone (such as Europe/Berlin)") from error
+
+
+def _check_weekdays(values: Any) -> None:
+    for value in values:
+        if value not in WEEKDAYS:
+            raise ValueError(f"{value!r} is no weekday; write {', '.join(WEEKDAYS)}")
+
+
+def _check_passwords(values: Any) -> None:
+    # Imported here: only who sets a password pays for it.
+    from passlib.context import CryptContext
+
+    context = CryptContext(schemes=PASSWORD_SCHEMES)
+    for user, value in values.items():
+        if not isinstance(value, str) or context.identify(value) is None:
+            raise ValueError(f"the value of {user!r} is no password hash that is known here ({', '.join(PASSWORD_SCHEMES)})")
+
+
+WEEKDAYS: Sequence[str] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+PASSWORD_SCHEMES: Sequence[str] = ("pbkdf2_sha256", "pbkdf2_sha512", "sha512_crypt", "sha256_crypt")
+
+_WEB = (
+    Setting(
+        name="server.url",
+        kind=str,
+        default="",
+        check=_check_url,
+        description="The address under which clients reach this server, such as https://penguindome.example.com:8443.",
+    ),
+    Setting(name="listen.address", kind=str, default="::", description="The address to listen on; :: is all, IPv4 too."),
+    Setting(name="listen.port", kind=int, default=8443, minimum=0, maximum=65535, description="The port to listen on."),
+    Setting(
+        name="tls.certificate",
+        kind="path",
+        default="",
+        description="PEM file with the server's certificate and its chain. Empty: plain HTTP, for use behind a proxy.",
+    ),
+    Setting(name="tls.key", kind="path", default="", description="PEM file with the private key of tls.certificate."),
+    Setting(name="workers", kind=int, default=2, minimum=1, maximum=64, description="Processes that serve requests."),
+    Setting(name="threads", kind=int, default=8, minimum=1, maximum=256, description="Threads of each worker."),
+    Setting(
+        name="trusted_proxies",
+        kind="list",
+        default=[],
+        check=_check_networks,
+        description="Addresses or networks of reverse proxies whose X-Forwarded-For is believed.",
+    ),
+    Setting(
+        name="timeouts.request",
+        kind="duration",
+        default="30s",
+        minimum=1,
+        description="How long a client may take to send one request, headers and body.",
+    ),
+    Setting(
+        name="timeouts.keepalive",
+        kind="duration",
+        default="15s",
+        minimum=1,
+        description="How long a connection without a request stays open.",
+    ),
+)
+
+_ENROLMENT = (
+    Setting(
+        name="enrolment.policy",
+        kind=str,
+        default="approve",
+        choices=("approve", "automatic", "closed"),
+        description="What happens to a machine that asks: approve (an administrator confirms it), automatic (enrolled at once if its "
+        "address is within enrolment.automatic_ranges) or closed.",
+    ),
+    Setting(
+        name="enrolment.automatic_ranges",
+        kind="list",
+        default=["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"],
+        check=_check_networks,
+        description="Networks in which the policy `automatic` enrols at once; other addresses wait for approval.",
+    ),
+    Setting(
+        name="enrolment.pending_limit",
+        kind=int,
+        default=1000,
+        minimum=1,
+        description="How many requests may wait for approval in all.",
+    ),
+    Setting(
+        name="enrolment.pending_limit_per_address",
+        kind=int,
+        default=20,
+        minimum=1,
+        description="How many requests may wait for approval from one address.",
+    ),
+)
+
+_METRICS = (
+    Setting(
+        name="metrics.ipranges",
+        kind="list",
+        default=["127.0.0.0/8", "::1/128"],
+        check=_check_networks,
+        description="Networks that may read the metrics without a password.",
+    ),
+    Setting(
+        name="metrics.passwords",
+        kind="map",
+        default={},
+        check=_check_passwords,
+        secret=True,
+        description="Users that may read the metrics from anywhere, with the hash of their password (passlib).",
+    ),
+)
+
+_LIMITS = (
+    Setting(
+        name="limits.body_bytes",
+        kind=int,
+        default=4 * MEBIBYTE,
+        minimum=16384,
+        maximum=64 * MEBIBYTE,
+        description="The largest request body, also after decompression.",
+    ),
+    Setting(name="limits.depth", kind=int, default=32, minimum=4, maximum=200, description="How deeply a report may nest."),
+    Setting(name="limits.keys", kind=int, default=50_000, minimum=100, description="How many keys and values a report may hold."),
+    Setting(name="limits.key_length", kind=int, default=256, minimum=16, description="The longest key of a report, in characters."),
+    Setting(
+        name="limits.report_bytes",
+        kind=int,
+        default=MEBIBYTE,
+        minimum=16384,
+        maximum=8 * MEBIBYTE,
+        description="The largest report, as the bytes of its JSON.",
+    ),
+    Setting(
+        name="limits.trail_bytes_per_day",
+        kind=int,
+        default=8 * MEBIBYTE,
+        minimum=0,
+        description="How much audit trail one client may cause in a day; beyond it the trail says that it was cut.",
+    ),
+)
+
+_TIME = (
+    Setting(
+        name="business_time.timezone",
+        kind=str,
+        default="UTC",
+        check=_check_timezone,
+        description="The site's time zone, such as Europe/Berlin.",
+    ),
+    Setting(
+        name="business_time.hours",
+        kind="list",
+        default=["09:00", "17:00"],
+        description="Begin and end of the working day; grace periods count business time only.",
+    ),
+    Setting(
+        name="business_time.weekdays",
+        kind="list",
+        default=list(WEEKDAYS[:5]),
+        check=_check_weekdays,
+        description="The working days of the week.",
+    ),
+    Setting(name="business_time.holidays", kind="list", default=[], description="Days without work, as 2026-12-25 or 12-25."),
+    Setting(
+        name="audit.not_reporting_after",
+        kind="duration",
+        default="7d",
+        description="After how long without a report a client counts as not reporting.",
+    ),
+    Setting(name="audit.interval", kind="duration", default="1h", description="How often the periodic audit runs."),
+    Setting(
+        name="schedule.collect_interval",
+        kind="duration",
+        default="15m",
+        description="How often clients collect; carried to them by releases.",
+    ),
+    Setting(
+        name="schedule.submit_interval",
+        kind="duration",
+        default="1m",
+        description="How often clients ask for updates and submit; carried to them by releases.",
+    ),
+)
+
+SERVER_SETTINGS: Schema = server_schema(Paths())
