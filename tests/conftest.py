@@ -1,0 +1,108 @@
+"""Fixtures that all tests share. What a test needs of the machine is asked for with `needs.require`.
+
+A test marked `long` runs only in `make test-all`. Sockets reach loopback and unix addresses only (pytest-socket).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hypothesis
+import pytest
+from needs import require, testing_all
+
+from penguindome.paths import ROOT_VARIABLE, Paths
+
+if TYPE_CHECKING:
+    from penguindome_server.store import Store
+    from penguindome_tools.development.mongod import Deployment
+
+# Examples are not timed: the machine may be busy. `ci` (no database, the same examples every time) is hypothesis' own choice where CI is set.
+hypothesis.settings.register_profile("penguindome", parent=hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("penguindome")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked `long`, unless this is `make test-all`."""
+    if testing_all():
+        return
+    left_out = [item for item in items if item.get_closest_marker("long")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's own PenguinDome, keyring and Python settings are not part of any test."""
+    for name in (ROOT_VARIABLE, "GNUPGHOME", "PYTHONWARNINGS", "PYTHONPATH", "RUST_BACKTRACE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    """The places of a machine, all below a root of the test's own."""
+    root = tmp_path / "root"
+    root.mkdir()
+    return Paths(root)
+
+
+@pytest.fixture(scope="session")
+def mongod() -> Iterator[Deployment]:
+    """A standalone mongod for the session (one for each worker of pytest-xdist)."""
+    from penguindome_tools.development.mongod import locate, running_mongod
+
+    require(locate(), "no mongod: python -m penguindome_tools.development.mongod fetch")
+    with running_mongod() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _mongo_client(mongod: Deployment) -> Iterator[Any]:
+    from pymongo import MongoClient
+
+    with MongoClient(mongod.uri()) as client:
+        yield client
+
+
+@pytest.fixture
+def mongodb_uri(mongod: Deployment, _mongo_client: Any) -> Iterator[str]:
+    """`database.uri` of an empty database, which is dropped afterwards."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    yield mongod.uri(name)
+    _mongo_client.drop_database(name)
+
+
+@pytest.fixture
+def sqlite_uri(tmp_path: Path) -> str:
+    """`database.uri` of an embedded store that is not there yet."""
+    return f"sqlite://{tmp_path / 'store.sqlite'}"
+
+
+@pytest.fixture(params=["sqlite", "mongodb"])
+def store_uri(request: pytest.FixtureRequest) -> str:
+    """`database.uri` of an empty store: once for each engine."""
+    return str(request.getfixturevalue(f"{request.param}_uri"))
+
+
+@pytest.fixture
+def store(store_uri: str) -> Iterator[Store]:
+    """An empty, open store: once for each engine."""
+    yield from _open(store_uri)
+
+
+@pytest.fixture
+def sqlite_store(sqlite_uri: str) -> Iterator[Store]:
+    """An empty, open store of the embedded engine, where the engine does not matter to the test."""
+    yield from _open(sqlite_uri)
+
+
+def _open(uri: str) -> Iterator[Store]:
+    from penguindome_server.store import open_store
+
+    opened = open_store(uri)
+    yield opened
+    opened.close()
