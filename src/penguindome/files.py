@@ -1,0 +1,140 @@
+"""Files: replaced atomically, read with a limit, locked against a second process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar
+
+from penguindome.errors import InvalidData, PenguinDomeError
+
+
+class AlreadyRunning(PenguinDomeError):
+    """Another process holds the lock."""
+
+    code: ClassVar[str] = "already-running"
+
+
+def write_atomically(path: Path, data: bytes | str, *, mode: int = 0o600, owner: tuple[int, int] | None = None) -> None:
+    """Replace the contents of `path` such that every reader, and a crash at any instant, sees the old file or the new.
+
+    The new file has exactly `mode` (whatever the umask) and `owner` (uid, gid) before it holds a byte. File and directory are
+    synced to disk. A link at `path` is replaced, not followed. Raises OSError; the old file is then still there.
+    """
+    path = Path(path)
+    contents = data.encode("utf-8") if isinstance(data, str) else data
+    temporary = path.with_name(f".{path.name[:200]}.{os.urandom(6).hex()}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(temporary, flags, mode if owner is None else mode & 0o600)
+    try:
+        try:
+            if owner is not None:
+                os.fchown(descriptor, *owner)
+            if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+                os.fchmod(descriptor, mode)
+            _write_all(descriptor, contents)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make names that were added to, or removed from, a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes. Raises OSError, or InvalidData when it is larger or no regular
+    file (a FIFO or device is not opened for reading, so that nothing blocks)."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise InvalidData(f"{path} is not a regular file")
+        contents = file.read(limit + 1)
+    if len(contents) > limit:
+        raise InvalidData(f"{path} is larger than {limit} bytes")
+    return contents
+
+
+def ensure_directory(path: Path, mode: int = 0o755) -> None:
+    """Make a directory with exactly `mode`, and its parents (0755), unless they are there.
+
+    One that is there is narrowed to `mode` if it grants more, and otherwise left alone. Raises OSError.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        ensure_directory(path.parent)
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        current = stat.S_IMODE(os.stat(path).st_mode)
+        if not path.is_dir():
+            raise
+        if current & ~mode & 0o777:
+            os.chmod(path, current & (mode | 0o7000))
+    else:
+        if stat.S_IMODE(os.stat(path).st_mode) != mode:
+            os.chmod(path, mode)
+
+
+class FileLock:
+    """An exclusive lock on a file, which stays behind when it is released (deleting it would let two hold it).
+
+    `with FileLock(path):` raises AlreadyRunning at once when another process, or another FileLock of this one, holds it. The
+    kernel releases it with the process, however that ends; children do not inherit it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> FileLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def acquire(self) -> None:
+        """Take the lock. Raises AlreadyRunning, or OSError when the file cannot be made."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(self.path, flags, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            who = f" (process {holder})" if holder.isdigit() else ""
+            raise AlreadyRunning(f"another run{who} holds {self.path}", hint="wait until it has ended") from error
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Give the lock back; nothing happens when it is not held."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _write_all(descriptor: int, contents: bytes) -> None:
+    rest = memoryview(contents)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
