@@ -1,0 +1,407 @@
+"""Logging: to stderr, syslog or a file as the settings say (by Logbook), and always to a local debug log.
+
+A record is one line whatever it holds: control characters are escaped. Nothing here ever breaks the program that logs: a full
+disk, a syslog host that is away or a directory that may not be written costs records and nothing else.
+
+`get_logger(name)` is cheap and may be called while a module is imported. Its methods take a text with `{}` fields, filled by
+`str.format`. Logbook itself is imported only when a record is for one of its handlers, so that a run that has nothing to say
+does not pay for it; the local debug log is written directly. What other libraries log through the standard library's `logging`
+is redirected to the same places.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from penguindome.paths import Paths
+from penguindome.settings import Setting, Settings
+from penguindome.times import isoformat, utc_now
+
+if TYPE_CHECKING:
+    import logging as stdlib_logging
+
+LEVELS: Sequence[str] = ("debug", "info", "notice", "warning", "error", "critical")
+FACILITIES: Sequence[str] = (
+    *("auth", "authpriv", "cron", "daemon", "ftp", "kern", "lpr", "mail", "news", "syslog", "user", "uucp"),
+    *(f"local{number}" for number in range(8)),
+)
+DEBUG_LOG_SIZE = 1024 * 1024
+DEBUG_LOG_BACKUPS = 3
+LONGEST_RECORD = 32 * 1024
+
+LOGGING_SETTINGS: tuple[Setting, ...] = (
+    Setting("logging.handler", str, "stderr", "Where log records go.", choices=("stderr", "syslog", "file", "none")),
+    Setting("logging.level", str, "info", "The least level of a record that is logged there.", choices=tuple(LEVELS)),
+    Setting("logging.syslog.facility", str, "daemon", "The syslog facility.", choices=tuple(FACILITIES)),
+    Setting("logging.syslog.host", str, None, "A syslog host, reached by UDP. Not set: this machine's /dev/log."),
+    Setting("logging.syslog.port", int, 514, "The UDP port of the syslog host.", minimum=1, maximum=65535),
+    Setting(
+        "logging.file.path", "path", None, "The file of the handler `file`. Not set: `penguindome.log` in our logs."
+    ),
+    Setting("logging.file.max_bytes", int, 10 * 1024 * 1024, "Size at which the file is rotated.", minimum=10_000),
+    Setting("logging.file.backups", int, 5, "How many rotated files are kept.", minimum=1, maximum=1000),
+)
+
+Component = Literal["server", "admin", "client"]
+Sink = Callable[[str, str, str], None]
+
+
+class Logger:
+    """Logs under one name. Made by `get_logger`."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def debug(self, message: object, *args: object, **kwargs: object) -> None:
+        """For whoever looks for a fault: goes to the local debug log, and elsewhere only if the settings ask for it."""
+        _dispatch(self.name, 0, message, args, kwargs)
+
+    def info(self, message: object, *args: object, **kwargs: object) -> None:
+        """What happened, in the ordinary course of things."""
+        _dispatch(self.name, 1, message, args, kwargs)
+
+    def notice(self, message: object, *args: object, **kwargs: object) -> None:
+        """Ordinary, but worth a look."""
+        _dispatch(self.name, 2, message, args, kwargs)
+
+    def warning(self, message: object, *args: object, **kwargs: object) -> None:
+        """Something is not as it should be; work goes on."""
+        _dispatch(self.name, 3, message, args, kwargs)
+
+    warn = warning
+
+    def error(self, message: object, *args: object, **kwargs: object) -> None:
+        """Something could not be done."""
+        _dispatch(self.name, 4, message, args, kwargs)
+
+    def critical(self, message: object, *args: object, **kwargs: object) -> None:
+        """The program cannot go on."""
+        _dispatch(self.name, 5, message, args, kwargs)
+
+    def exception(self, message: object, *args: object, **kwargs: object) -> None:
+        """`error`, with the traceback of the exception that is being handled."""
+        kwargs["exc_info"] = True
+        _dispatch(self.name, 4, message, args, kwargs)
+
+
+def get_logger(name: str) -> Logger:
+    """The logger of this name."""
+    return Logger(name)
+
+
+def configure(settings: Settings, *, component: Component, paths: Paths, stderr_level: str | None = None) -> None:
+    """Send records where `settings` say, and to the debug log of `component` below `paths.logs`; replaces what was configured.
+
+    With `stderr_level`, records from that level on go to stderr too (for commands at a terminal). Records below `logging.level`
+    reach the debug log only.
+    """
+    _state.close()
+    _state.debug_log = LineFile(paths.logs / component / "debug.log", DEBUG_LOG_SIZE, DEBUG_LOG_BACKUPS)
+    handler = settings["logging.handler"]
+    if handler != "none":
+        values = settings.section("logging")
+        _state.routes.append(_Route(LEVELS.index(values["level"]), lambda: _handler(handler, values, component, paths)))
+    if stderr_level is not None and handler != "stderr":
+        _state.routes.append(_Route(LEVELS.index(stderr_level), _stderr_handler))
+    elif stderr_level is not None:
+        _state.routes[0].level = min(_state.routes[0].level, LEVELS.index(stderr_level))
+    _state.configured = True
+    if component != "client" or "logging" in sys.modules:
+        redirect_standard_library()
+
+
+def reset() -> None:
+    """Forget the configuration and close its files: for tests, and before a fork."""
+    _state.close()
+    _state.configured = False
+
+
+def redirect_standard_library() -> None:
+    """Make the standard library's `logging` write to the same places.
+
+    `configure` does it, for a client once something has imported `logging`.
+    """
+    import logging as stdlib_logging
+
+    if any(getattr(handler, "is_penguindome", False) for handler in stdlib_logging.root.handlers):
+        return
+
+    class Redirect(stdlib_logging.Handler):
+        is_penguindome = True
+
+        def emit(self, record: stdlib_logging.LogRecord) -> None:
+            try:
+                message = record.getMessage()
+                if record.exc_info and record.exc_info[1]:
+                    message += "\n" + _traceback(record.exc_info[1])
+            except Exception as error:
+                message = f"{record.msg!r} (cannot be formatted: {error})"
+            _write(record.name, _level_of(record.levelno), message)
+
+    stdlib_logging.root.handlers[:] = [Redirect()]
+    # Libraries that log each byte at debug (urllib3, pymongo) would fill the debug log with what nobody reads.
+    stdlib_logging.root.setLevel(stdlib_logging.INFO)
+    stdlib_logging.captureWarnings(True)
+    _state.redirected = True
+
+
+def one_line(text: str) -> str:
+    """The text with everything that could act on a terminal or end a line escaped: `\\n`, `\\x1b`, `\\u202e`."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
+class LineFile:
+    """A file of lines that is rotated by size, and to which several processes may write.
+
+    Each line is one `write` to a file opened for appending; rotation happens under a lock, and a writer whose file was rotated
+    away by another notices it. Nothing raises: what cannot be written is lost.
+    """
+
+    def __init__(self, path: Path, max_bytes: int, backups: int, *, mode: int = 0o640) -> None:
+        self.path = path
+        self.max_bytes = max_bytes
+        self.backups = backups
+        self.mode = mode
+        self._descriptor: int | None = None
+        self._lock = threading.Lock()
+
+    def write(self, line: str) -> None:
+        """Append a line; its end is added."""
+        data = line.encode("utf-8", "backslashreplace") + b"\n"
+        with self._lock:
+            try:
+                self._append(data)
+            except OSError:
+                self._close()
+
+    def close(self) -> None:
+        """Close the file; the next `write` opens it again."""
+        with self._lock:
+            self._close()
+
+    def _append(self, data: bytes) -> None:
+        if self._descriptor is None or not self._is_current(self._descriptor):
+            self._open()
+        if self._descriptor is None:
+            return
+        size = os.fstat(self._descriptor).st_size
+        if size and size + len(data) > self.max_bytes:
+            self._rotate()
+        os.write(self._descriptor, data)
+
+    def _is_current(self, descriptor: int) -> bool:
+        try:
+            there = os.stat(self.path, follow_symlinks=False)
+        except OSError:
+            return False
+        return os.path.samestat(os.fstat(descriptor), there)
+
+    def _open(self) -> None:
+        self._close()
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK
+        try:
+            self._descriptor = os.open(self.path, flags, self.mode)
+        except FileNotFoundError:
+            os.makedirs(self.path.parent, 0o750, exist_ok=True)
+            self._descriptor = os.open(self.path, flags, self.mode)
+
+    def _rotate(self) -> None:
+        import fcntl
+
+        assert self._descriptor is not None
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        # Another process may have rotated while we waited for the lock, which the old file's descriptor still holds.
+        if self._is_current(self._descriptor):
+            for number in range(self.backups - 1, 0, -1):
+                older = f"{self.path}.{number}"
+                if os.path.lexists(older):
+                    os.rename(older, f"{self.path}.{number + 1}")
+            os.rename(self.path, f"{self.path}.1")
+        self._open()
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class _Route:
+    """A place that records from `level` on go to; the Logbook handler behind it is made for the first of them."""
+
+    def __init__(self, level: int, make: Callable[[], Any]) -> None:
+        self.level = level
+        self._make = make
+        self._handler: Any = None
+        self._failed = False
+
+    def send(self, name: str, level: int, message: str) -> None:
+        """Hand a record to the handler; whatever happens there stays there."""
+        import logbook
+
+        try:
+            if self._handler is None:
+                self._handler = self._make()
+            record = logbook.LogRecord(name, logbook.lookup_level(LEVELS[level].upper()), message)
+            record.heavy_init()
+            self._handler.emit(record)
+            self._failed = False
+        except Exception as error:
+            self._complain(error, message)
+
+    def _complain(self, error: Exception, message: str) -> None:
+        self.close()
+        if _state.debug_log is not None and not self._failed:
+            _state.debug_log.write(
+                f"{isoformat(utc_now())} WARNING penguindome.logging: lost a record: {one_line(str(error))}"
+            )
+        self._failed = True
+
+    def close(self) -> None:
+        """Close the handler; the next record makes another."""
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            try:
+                handler.close()
+            except Exception:
+                self._failed = True
+
+
+class _State:
+    """What `configure` has set up."""
+
+    def __init__(self) -> None:
+        self.configured = False
+        self.redirected = False
+        self.debug_log: LineFile | None = None
+        self.routes: list[_Route] = []
+
+    def close(self) -> None:
+        if self.debug_log is not None:
+            self.debug_log.close()
+            self.debug_log = None
+        for route in self.routes:
+            route.close()
+        self.routes = []
+
+
+_state = _State()
+
+
+def _dispatch(name: str, level: int, message: object, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    if not _state.configured and level < 3:
+        return
+    exc_info = kwargs.pop("exc_info", None)
+    text = str(message)
+    if args or kwargs:
+        try:
+            text = text.format(*args, **kwargs)
+        except Exception as error:
+            text = f"{text} {args!r} {kwargs!r} (cannot be formatted: {error})"
+    if exc_info:
+        error_now = exc_info if isinstance(exc_info, BaseException) else sys.exc_info()[1]
+        text += "\n" + _traceback(error_now) if error_now is not None else ""
+    _write(name, level, text)
+
+
+def _write(name: str, level: int, message: str) -> None:
+    line = one_line(message if len(message) <= LONGEST_RECORD else message[:LONGEST_RECORD] + " [cut]")
+    if not _state.configured:
+        _to_stderr(f"{LEVELS[level]}: {name}: {line}")
+        return
+    if not _state.redirected and "logging" in sys.modules:
+        redirect_standard_library()
+    if _state.debug_log is not None:
+        _state.debug_log.write(f"{isoformat(utc_now())} [{os.getpid()}] {LEVELS[level].upper()} {name}: {line}")
+    for route in _state.routes:
+        if level >= route.level:
+            route.send(name, level, line)
+
+
+def _to_stderr(line: str) -> None:
+    try:
+        sys.stderr.write(line.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        return
+
+
+def _traceback(error: BaseException) -> str:
+    import traceback
+
+    return "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()
+
+
+def _level_of(number: int) -> int:
+    for least, level in ((50, 5), (40, 4), (30, 3), (20, 1)):
+        if number >= least:
+            return level
+    return 0
+
+
+def _handler(kind: str, values: dict[str, Any], component: str, paths: Paths) -> Any:
+    if kind == "syslog":
+        return _syslog_handler(values, component)
+    if kind == "file":
+        return _file_handler(values, component, paths)
+    return _stderr_handler()
+
+
+def _stderr_handler() -> Any:
+    import logbook
+
+    class StderrHandler(logbook.StderrHandler):  # type: ignore[misc]  # logbook has no types
+        def emit(self, record: Any) -> None:
+            _to_stderr(self.format(record))
+
+    return StderrHandler(format_string="{record.level_name}: {record.channel}: {record.message}")
+
+
+def _file_handler(values: dict[str, Any], component: str, paths: Paths) -> Any:
+    import logbook
+
+    path = values["file.path"] or paths.logs / component / "penguindome.log"
+
+    class FileHandler(logbook.Handler, logbook.StringFormatterHandlerMixin):  # type: ignore[misc]  # logbook has no types
+        """Logbook's own rotation loses records when several processes write to one file."""
+
+        def __init__(self) -> None:
+            logbook.Handler.__init__(self)
+            logbook.StringFormatterHandlerMixin.__init__(self, _FILE_FORMAT)
+            self.file = LineFile(path, values["file.max_bytes"], values["file.backups"])
+
+        def emit(self, record: Any) -> None:
+            self.file.write(self.format(record))
+
+        def close(self) -> None:
+            self.file.close()
+
+    return FileHandler()
+
+
+_FILE_FORMAT = (
+    "{record.time:%Y-%m-%dT%H:%M:%S.%f}Z [{record.process}] {record.level_name} {record.channel}: {record.message}"
+)
+
+
+def _syslog_handler(values: dict[str, Any], component: str) -> Any:
+    import logbook
+
+    address = (values["syslog.host"], values["syslog.port"]) if values["syslog.host"] else "/dev/log"
+    return logbook.SyslogHandler(
+        f"penguindome-{component}",
+        address,
+        values["syslog.facility"],
+        format_string="{record.channel}: {record.message}",
+    )
