@@ -5,34 +5,55 @@ A test marked `long` runs only in `make test-all`. Sockets reach loopback and un
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
+import hypothesis.configuration
 import pytest
-from needs import require, testing_all
 
+from needs import require, testing_all
 from penguindome.paths import ROOT_VARIABLE, Paths
 
 if TYPE_CHECKING:
     from penguindome_server.store import Store
     from penguindome_tools.development.mongod import Deployment
 
-# Examples are not timed: the machine may be busy. `ci` (no database, the same examples every time) is hypothesis' own choice where CI is set.
+# Examples are not timed: the machine may be busy. Where CI is set, hypothesis' own profile `ci` repeats the same ones.
+hypothesis.configuration.set_hypothesis_home_dir(Path(__file__).parents[1] / ".cache/hypothesis")
 hypothesis.settings.register_profile("penguindome", parent=hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("penguindome")
 
 
+# The server wants Python 3.11, the client 3.10: there, tests that look at the server are left out.
+HAS_SERVER = sys.version_info >= (3, 11)
+SERVER_WORDS = (b"penguindome_server", b"penguindome_tools")
+SERVER_FIXTURES = {"mongod", "mongodb_uri", "sqlite_uri", "store_uri", "store", "sqlite_store"}
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out files that name the server where it cannot run."""
+    if HAS_SERVER or collection_path.suffix != ".py":
+        return None
+    contents = collection_path.read_bytes()
+    return any(word in contents for word in SERVER_WORDS) or None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is marked `long`, unless this is `make test-all`."""
-    if testing_all():
-        return
-    left_out = [item for item in items if item.get_closest_marker("long")]
+    """Leave out what is marked `long`, unless this is `make test-all`, and what needs the server where it cannot run."""
+    left_out = [item for item in items if _is_left_out(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("long")]
+        items[:] = [item for item in items if not _is_left_out(item)]
+
+
+def _is_left_out(item: pytest.Item) -> bool:
+    if item.get_closest_marker("long") and not testing_all():
+        return True
+    return not HAS_SERVER and not SERVER_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(autouse=True)

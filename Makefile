@@ -1,0 +1,50 @@
+# Every task. `make help` lists them; each makes what it needs, and is quick the second time.
+
+PYTHON ?= python3
+development := tools/penguindome_tools/development
+prepare := @$(PYTHON) $(development)/environment.py
+python := .venv/bin/python
+pytest := $(python) -m pytest --numprocesses 2 --dist worksteal
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help run test test-all test-pythons lint format bench lock clean
+
+help: ## list the tasks
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do printf 'make %-14s %s\n' "$$name" "$$text"; done
+
+run: ## watch this machine: server and client in a scratch root, until ctrl-C (ONCE=1: one report; STORE=sqlite|mongodb)
+	$(prepare) run venv $(if $(filter mongodb,$(STORE)),mongod)
+	@$(python) -m penguindome_tools.demonstration $(if $(filter-out 0,$(ONCE)),--once) $(if $(STORE),--store $(STORE))
+
+test: ## run the tests, with coverage (ARGS="tests/unit -k times": some of them)
+	$(prepare) tests venv mongod
+	@$(pytest) --cov --cov-report=term $(ARGS)
+
+test-all: ## run the tests with the long ones: soaks, whole matrices, 20,000 queries
+	$(prepare) tests venv mongod
+	@PENGUINDOME_TEST_ALL=1 $(pytest) --cov --cov-report=term $(ARGS)
+
+test-pythons: ## run the tests on every Python from 3.10 to 3.14 that this machine has
+	$(prepare) tests venv mongod
+	@$(PYTHON) $(development)/pythons.py $(ARGS)
+
+lint: ## check style, types, imports and shell scripts
+	$(prepare) lint venv
+	@$(python) $(development)/lint.py
+
+format: ## put Python files into the style that lint wants
+	$(prepare) venv
+	@.venv/bin/ruff check --quiet --fix-only
+	@.venv/bin/ruff format
+
+bench: ## measure, and print the figures (ARGS=--help: which)
+	$(prepare) tests venv mongod
+	@$(python) -m penguindome_tools.bench $(ARGS)
+
+lock: ## write tools/locks/ anew from pyproject.toml (UPGRADE=1: newest versions)
+	@$(PYTHON) $(development)/locks.py $(if $(UPGRADE),--upgrade)
+
+clean: ## remove all that the other tasks made
+	@rm -rf .venv .cache .import_linter_cache build dist *.egg-info
+	@find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
