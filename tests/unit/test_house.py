@@ -216,7 +216,7 @@ def test_make_without_a_target_lists_every_target() -> None:
 
 
 def test_programs_of_the_house_are_executable_and_name_their_interpreter() -> None:
-    programs = [CHECKOUT / ".ci/run", *(path for path in (CHECKOUT / "plugins").iterdir() if path.is_file())]
+    programs = [CHECKOUT / ".ci/run", *(path for path in (CHECKOUT / "plugins").glob("*") if path.is_file())]
     wrong = [
         relative(path)
         for path in programs
