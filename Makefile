@@ -27,11 +27,11 @@ test-all: ## run the tests with the long ones: soaks, whole matrices, 20,000 que
 
 test-pythons: ## run the tests on every Python from 3.10 to 3.14 that this machine has
 	$(prepare) tests venv mongod
-	@$(PYTHON) $(development)/pythons.py $(ARGS)
+	@$(python) -m penguindome_tools.development.pythons $(ARGS)
 
 lint: ## check style, types, imports and shell scripts
 	$(prepare) lint venv
-	@$(python) $(development)/lint.py
+	@$(python) -m penguindome_tools.development.lint
 
 format: ## put Python files into the style that lint wants
 	$(prepare) venv

@@ -48,7 +48,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_the_second_make_installs_nothing(environment: ModuleType) -> None:
     home = Path(sys.prefix)
     require((home / "stamp.lock").exists(), "this Python's environment was not made by make")
-    environment.ensure_venv(home, Path(sys.executable))
+    environment.ensure_venv(home, Path(sys.executable), sys.version)
 
 
 def test_a_changed_lock_makes_the_venv_anew(
@@ -62,7 +62,7 @@ def test_a_changed_lock_makes_the_venv_anew(
     (tmp_path / ".venv").mkdir()
 
     (tmp_path / "lock.txt").write_text("a==1\n")
-    environment.ensure_venv(tmp_path / ".venv", Path(sys.executable))
+    environment.ensure_venv(tmp_path / ".venv", Path(sys.executable), sys.version)
     assert [command[1:4] for command in commands] == [
         ["-m", "venv", "--clear"],
         ["-m", "pip", "--quiet"],
@@ -71,11 +71,11 @@ def test_a_changed_lock_makes_the_venv_anew(
     assert "--require-hashes" in commands[1]
 
     commands.clear()
-    environment.ensure_venv(tmp_path / ".venv", Path(sys.executable))
+    environment.ensure_venv(tmp_path / ".venv", Path(sys.executable), sys.version)
     assert commands == []
 
     (tmp_path / "lock.txt").write_text("a==2\n")
-    environment.ensure_venv(tmp_path / ".venv", Path(sys.executable))
+    environment.ensure_venv(tmp_path / ".venv", Path(sys.executable), sys.version)
     assert commands[0][1:4] == ["-m", "venv", "--clear"]
 
 

@@ -25,7 +25,7 @@ LOCK = CHECKOUT / "tools/locks/development.txt"
 CACHE = CHECKOUT / ".cache"
 OLDEST_PYTHON = (3, 11)  # the server's; the client also runs on 3.10
 
-# Program or path -> the package that has it on Debian and Ubuntu, and on Arch.
+# Program, path or module of Python -> the package that has it on Debian and Ubuntu, and on Arch.
 PACKAGES = {
     "gpg": ("gnupg", "gnupg"),
     "gpg-agent": ("gpg-agent", "gnupg"),
@@ -35,9 +35,9 @@ PACKAGES = {
     "setpriv": ("util-linux", "util-linux"),
     "shellcheck": ("shellcheck", "shellcheck"),
     "/usr/share/zoneinfo/Europe/Berlin": ("tzdata", "tzdata"),
-    "/etc/ssl/certs/ca-certificates.crt": ("ca-certificates", "ca-certificates"),
+    "import ensurepip": ("python3-venv", "python"),
 }
-ENSUREPIP = ("python3-venv", "python")
+TO_MAKE_A_VENV = ("import ensurepip",)
 RUN = ("gpg", "gpg-agent", "ip", "lsblk", "openssl", "setpriv", "/usr/share/zoneinfo/Europe/Berlin")
 NEEDS = {"venv": (), "run": RUN, "tests": RUN, "mongod": ("setpriv",), "lint": ("shellcheck",)}
 
@@ -53,19 +53,20 @@ def main(needs: Sequence[str]) -> None:
     CACHE.mkdir(exist_ok=True)
     with (CACHE / "environment.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        ensure_system_packages([thing for need in needs for thing in NEEDS[need]])
         home = CHECKOUT / ".venv"
-        ensure_venv(home, Path(sys.executable))
-    if "mongod" in needs and not shutil.which("mongod"):
-        # Its own module knows whether it is there already; asking costs half a second, the directory tells sooner.
-        if not list((CACHE / "mongod").glob("*/bin/mongod")):
+        wanted = [thing for need in needs for thing in NEEDS[need]]
+        ensure_system_packages(wanted if (home / "bin/python").exists() else [*TO_MAKE_A_VENV, *wanted])
+        # Resolved, because in an active venv `python3` is a link in the very directory that is made anew.
+        ensure_venv(home, Path(sys.executable).resolve(), sys.version)
+    if "mongod" in needs:
+        if not shutil.which("mongod") and not (CACHE / "mongod").exists():
             _say("fetching a mongod for tests")
         _run([str(home / "bin/python"), "-m", "penguindome_tools.development.mongod", "fetch"])
 
 
-def ensure_system_packages(things: Sequence[str], extra: Sequence[tuple[str, str]] = ()) -> None:
+def ensure_system_packages(things: Sequence[str]) -> None:
     """Install the packages that `things` are missing from, or raise Missing with the command that would."""
-    missing = [PACKAGES[thing] for thing in things if not _is_there(thing)] + list(extra)
+    missing = [PACKAGES[thing] for thing in things if not _is_there(thing)]
     if not missing:
         return
     if shutil.which("apt-get"):
@@ -86,25 +87,21 @@ def ensure_system_packages(things: Sequence[str], extra: Sequence[tuple[str, str
     _run(install, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
 
 
-def ensure_venv(home: Path, python: Path) -> None:
-    """Make `home` a venv of `python` that holds what the lock says and the project; at once done if its stamps fit."""
-    contents = _stamp(LOCK.read_bytes(), _version_of(python))
+def ensure_venv(home: Path, python: Path, version: str) -> None:
+    """Make `home` a venv of `python` that holds what the lock says and the project; at once done if its stamps fit.
+
+    `version` is what that Python calls `sys.version`.
+    """
+    contents = _stamp(LOCK.read_bytes(), version, str(CHECKOUT))
     if _read(home / "stamp.lock") != contents:
-        _make_venv(home, python)
+        _run([str(python), "-m", "venv", "--clear", str(home)])
         _say(f"installing what {LOCK.relative_to(CHECKOUT)} names into {home.relative_to(CHECKOUT)}")
         _pip(home, "--no-deps", "--only-binary", ":all:", "--require-hashes", "--requirement", str(LOCK))
         (home / "stamp.lock").write_text(contents)
-    project = _stamp((CHECKOUT / "pyproject.toml").read_bytes(), str(CHECKOUT))
+    project = _stamp((CHECKOUT / "pyproject.toml").read_bytes())
     if _read(home / "stamp.project") != project:
         _pip(home, "--no-deps", "--no-index", "--no-build-isolation", "--editable", str(CHECKOUT))
         (home / "stamp.project").write_text(project)
-
-
-def _make_venv(home: Path, python: Path) -> None:
-    if python == Path(sys.executable) and not find_spec("ensurepip"):
-        ensure_system_packages([], extra=[ENSUREPIP])
-    ensure_system_packages(["/etc/ssl/certs/ca-certificates.crt"] if shutil.which("apt-get") else [])
-    _run([str(python), "-m", "venv", "--clear", str(home)])
 
 
 def _pip(home: Path, *arguments: str) -> None:
@@ -113,15 +110,9 @@ def _pip(home: Path, *arguments: str) -> None:
     _run([*command, "--no-warn-script-location", *arguments])
 
 
-def _version_of(python: Path) -> str:
-    if python == Path(sys.executable):
-        return f"{sys.version}\n"
-    return subprocess.run(
-        [str(python), "-c", "import sys; print(sys.version)"], capture_output=True, text=True, check=True
-    ).stdout
-
-
 def _is_there(thing: str) -> bool:
+    if thing.startswith("import "):
+        return find_spec(thing.split()[1]) is not None
     if thing.startswith("/"):
         return Path(thing).exists()
     # Root's programs (setpriv's neighbours, ip) are not on every user's PATH.

@@ -15,7 +15,7 @@ NO_SOURCES = {".git", ".venv", ".cache", "build", "dist", "node_modules", "__pyc
 
 LINTERS: dict[str, Sequence[str]] = {
     "mypy src (Python 3.10)": ("mypy", "--python-version", "3.10", "src"),
-    "mypy server (Python 3.11)": ("mypy", "--python-version", "3.11", "server"),
+    "mypy server tools (Python 3.11)": ("mypy", "--python-version", "3.11", "server", "tools"),
     "ruff check": ("ruff", "check", "--quiet", "--output-format", "concise"),
     "ruff format": ("ruff", "format", "--check", "--quiet"),
     "import-linter": ("lint-imports", "--cache-dir", ".cache/imports"),

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from environment import CACHE, CHECKOUT, Missing, ensure_venv  # a script: its directory is on sys.path
+from penguindome_tools.development.environment import CACHE, CHECKOUT, Missing, ensure_venv
 
 VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
@@ -26,21 +26,21 @@ def candidates(version: str) -> Iterator[Path]:
     yield from sorted(pyenv.glob(f"versions/{version}.*/bin/python{version}"), reverse=True)
 
 
-def find(version: str) -> Path | None:
-    """The first candidate that runs, is of this version and can make a venv (a shim of pyenv may not)."""
-    probe = "import ensurepip, sys; print('%d.%d' % sys.version_info[:2])"
+def find(version: str) -> tuple[Path, str] | None:
+    """The first candidate that runs, is of this version and can make a venv (a shim may not), and its `sys.version`."""
+    probe = "import ensurepip, sys; print(sys.version)"
     for program in candidates(version):
         done = subprocess.run([str(program), "-c", probe], capture_output=True, text=True, check=False)
-        if done.returncode == 0 and done.stdout.strip() == version:
-            return program
+        if done.returncode == 0 and done.stdout.startswith(f"{version}."):
+            return program, done.stdout
     return None
 
 
-def run_tests(version: str, program: Path, arguments: Sequence[str]) -> str:
+def run_tests(version: str, program: Path, full_version: str, arguments: Sequence[str]) -> str:
     """Run the tests and say in a word or two how it went."""
     home = CACHE / "venvs" / version
     try:
-        ensure_venv(home, program)
+        ensure_venv(home, program, full_version)
     except Missing as problem:
         return f"FAILED: {problem}"
     print(f"== Python {version} ({program})", flush=True)
@@ -53,8 +53,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run them one after the other; 0 when none failed."""
     results = {}
     for version in VERSIONS:
-        program = find(version)
-        results[version] = run_tests(version, program, arguments) if program else "not on this machine"
+        found = find(version)
+        results[version] = run_tests(version, *found, arguments) if found else "not on this machine"
     for version, result in results.items():
         print(f"Python {version}: {result}")
     return 1 if any(result.startswith("FAILED") for result in results.values()) else 0
