@@ -1,0 +1,70 @@
+"""Receiving the reports of clients: the whole story, in order."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import ClassVar
+
+from penguindome.errors import PenguinDomeError
+from penguindome_server import outbox, packages
+from penguindome_server.checks import CheckSet
+from penguindome_server.exchange import new_token
+from penguindome_server.reception import Surroundings, packages_changed, plan
+from penguindome_server.reports import Limits, Receipt, Report
+from penguindome_server.store import Document, Store, StoreUnavailable
+
+__all__ = ["Limits", "NotEnrolled", "Receipt", "Report", "UnknownClient", "receive"]
+
+ATTEMPTS = 100
+
+
+class UnknownClient(PenguinDomeError):
+    """No client has this identity."""
+
+    code: ClassVar[str] = "unknown-client"
+
+
+class NotEnrolled(PenguinDomeError):
+    """The client may not report: `state` says whether it waits, or was rejected, revoked or replaced."""
+
+    code: ClassVar[str] = "not-enrolled"
+
+    def __init__(self, state: str) -> None:
+        super().__init__(f"this client is not enrolled: it is {state}")
+        self.state = state
+
+
+def receive(
+    store: Store, checks: CheckSet, client_id: str, report: Report, *, address: str, now: datetime, limits: Limits
+) -> Receipt:
+    """Take in a report that `client_id` has signed, and everything that follows from it; when this returns, all of it
+    is on disk.
+
+    In order: finish what an earlier report left over; refuse who is not enrolled; answer a resend as before,
+    without storing it again; compare with the last report, evaluate the checks, and write down document and outbox
+    in one compare-and-swap; then trail, packages and issues.
+
+    Raises UnknownClient, NotEnrolled, StoreUnavailable. After an exception the report may have been stored or not:
+    the client sends it again.
+    """
+    token = new_token()
+    for _ in range(ATTEMPTS):
+        before = outbox.settle(store, client_id)
+        if before is None:
+            raise UnknownClient(f"there is no client {client_id}")
+        if before["state"] != "enrolled":
+            raise NotEnrolled(before["state"])
+        if report.report_id in before.get("recent_reports", ()):
+            return Receipt(before["exchange"]["token"], duplicate=True)
+        surroundings = Surroundings(address, now, token, limits, _stored_packages(store, before, report))
+        if outbox.write(store, before, plan(before, report, checks, surroundings)):
+            return Receipt(token, duplicate=False)
+    raise StoreUnavailable(f"client {client_id} is being changed by others all the time")
+
+
+def _stored_packages(store: Store, before: Document, report: Report) -> Document | None:
+    """The packages known so far, if the report has others (or none any more); an unchanged list costs no reading."""
+    gone = packages.PLUGIN not in report.plugins and "packages_digest" in before
+    if gone or packages_changed(before, report):
+        return store.collection("packages").get(before["_id"])
+    return None

@@ -1,0 +1,212 @@
+"""What a report makes of a client's document. Pure: a document before, a report and the surroundings in, a document
+after out.
+
+The document after carries an `outbox` with everything that has to follow from it in other collections (see
+`outbox.py`), unless nothing has to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from penguindome_server import exchange, packages
+from penguindome_server.checks import CheckSet
+from penguindome_server.compare import Change, compare_plugins, failed, same
+from penguindome_server.episodes import closing, opening
+from penguindome_server.evaluation import checks_digest, evaluate
+from penguindome_server.issue_kinds import CLONED_CLIENT, KINDS, NOT_REPORTING, PLUGIN_FAILED, TRAIL_LIMIT
+from penguindome_server.reports import Limits, Report
+from penguindome_server.store import Document
+from penguindome_server.trail import Limited, limited
+
+RECENT_REPORTS = 20
+PREVIOUS_HOSTNAMES = 20
+KEPT_COMMANDS = 50
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the plan needs beside the document and the report: the peer's address, the time, the next token, the
+    limits, the stored packages.
+    """
+
+    address: str
+    now: datetime
+    token: str
+    limits: Limits
+    stored_packages: Document | None = None
+
+
+def packages_changed(before: Document, report: Report) -> bool:
+    """Whether the stored packages are needed to make the plan, because the list is not the one reported last."""
+    output = report.plugins.get(packages.PLUGIN)
+    return packages.is_list(output) and packages.digest(output) != before.get("packages_digest")
+
+
+def plan(before: Document, report: Report, checks: CheckSet, surroundings: Surroundings) -> Document:
+    """The client's document after this report, `outbox` included. `before` is not modified; unchanged parts are shared
+    with it.
+    """
+    now = surroundings.now
+    collected_at = report.collected_by_our_clock(now)
+    after = {
+        **before,
+        **_identity(before, report, now),
+        "address": surroundings.address,
+        "last_seen_at": now,
+        "reported_at": now,
+        "collected_at": collected_at,
+        "report_id": report.report_id,
+        "sequence": report.sequence,
+        "generation": before.get("generation", 0) + 1,
+        "recent_reports": [*before.get("recent_reports", ()), report.report_id][-RECENT_REPORTS:],
+        "exchange": exchange.after_report(
+            before.get("exchange"),
+            token=surroundings.token,
+            report_id=report.report_id,
+            address=surroundings.address,
+        ),
+        "plugins": _plugins(before, report),
+        "commands": _commands(before, report, collected_at, now),
+        "raised": [name for name in before.get("raised", ()) if name != NOT_REPORTING],
+    }
+    difference = _packages(before, report, after, surroundings.stored_packages)
+    rows = limited(
+        _changes(before, report, after, surroundings.stored_packages if difference else None),
+        before.get("trail_bytes"),
+        now=now,
+        bytes_per_day=surroundings.limits.trail_bytes_per_day,
+    )
+    after["trail_bytes"] = rows.account
+    evaluation = evaluate(before, after, checks, collected_at=collected_at)
+    after["failing"] = evaluation.failing
+    after["manual_closes"] = evaluation.manual_closes
+    after["checks_digest"] = checks_digest(checks)
+    transitions = [*evaluation.transitions, *_own_transitions(before, report, after, rows, surroundings)]
+    return _with_outbox(before, after, rows.rows, difference, transitions)
+
+
+def _identity(before: Document, report: Report, now: datetime) -> Document:
+    """Host name and former host names."""
+    old = before.get("hostname")
+    if not old or old == report.hostname:
+        return {"hostname": report.hostname}
+    former = [*before.get("previous_hostnames", ()), {"hostname": old, "until_at": now}]
+    return {"hostname": report.hostname, "previous_hostnames": former[-PREVIOUS_HOSTNAMES:]}
+
+
+def _plugins(before: Document, report: Report) -> Document:
+    """The outputs, with the list of packages replaced by its summary. What did not change is shared with `before`."""
+    old = before.get("plugins", {})
+    new: Document = {}
+    for name, output in report.plugins.items():
+        kept = packages.summary(output) if name == packages.PLUGIN and packages.is_list(output) else output
+        new[name] = old[name] if name in old and same(old[name], kept) else kept
+    return new
+
+
+def _commands(before: Document, report: Report, collected_at: datetime, now: datetime) -> Document:
+    """The outputs of one-time commands, each with its time; the newest `KEPT_COMMANDS` of them."""
+    old: Document = before.get("commands", {})
+    if not report.commands:
+        return old
+    fresh = {
+        name: {"output": output, "collected_at": collected_at, "reported_at": now}
+        for name, output in report.commands.items()
+    }
+    kept = {name: command for name, command in old.items() if name not in fresh} | fresh
+    return dict(list(kept.items())[-KEPT_COMMANDS:])
+
+
+def _packages(before: Document, report: Report, after: Document, stored: Document | None) -> Document | None:
+    """What to do to the stored packages; also keeps the digest of the list in `after`."""
+    output = report.plugins.get(packages.PLUGIN)
+    if packages.is_list(output):
+        digest = packages.digest(output)
+        if digest == before.get("packages_digest"):
+            return None
+        after["packages_digest"] = digest
+        return packages.delta(stored, output)
+    if packages.PLUGIN in report.plugins or "packages_digest" not in before:
+        return None
+    # The plugin is not there any more: an old list must not pass for what is installed.
+    del after["packages_digest"]
+    return packages.delta(stored, {"manager": None, "packages": []})
+
+
+def _changes(before: Document, report: Report, after: Document, stored: Document | None) -> Iterator[Change]:
+    """Everything that the trail shall tell, in order."""
+    old_name = before.get("hostname")
+    if old_name and old_name != report.hostname:
+        yield Change("hostname", "changed", old_name, report.hostname)
+    yield from compare_plugins(before.get("plugins", {}), after["plugins"])
+    output = report.plugins.get(packages.PLUGIN)
+    if stored is not None and packages.is_list(output):
+        yield from packages.changes(stored, output)
+    old_commands = before.get("commands", {})
+    for name, output in report.commands.items():
+        if name not in old_commands:
+            yield Change(f"commands.{name}", "added", new=output)
+        elif not same(old_commands[name].get("output"), output):
+            yield Change(f"commands.{name}", "changed", old_commands[name].get("output"), output)
+
+
+def _own_transitions(
+    before: Document, report: Report, after: Document, rows: Limited, surroundings: Surroundings
+) -> Iterator[Document]:
+    """Issues that the server sees itself while it receives a report."""
+    now = surroundings.now
+    if NOT_REPORTING in before.get("raised", ()):
+        yield closing(NOT_REPORTING, reason="resolved", last_seen_at=now)
+    old_exchange = before.get("exchange")
+    if exchange.is_stale(old_exchange, report.exchange_token):
+        addresses = [old_exchange.get("address"), surroundings.address] if old_exchange else [surroundings.address]
+        details = {"addresses": list(dict.fromkeys(address for address in addresses if address))}
+        yield opening(KINDS[CLONED_CLIENT], source="server", first_seen_at=now, details=details)
+    over, was_over = rows.account["truncated"], (before.get("trail_bytes") or {}).get("truncated", False)
+    if over and not was_over:
+        yield opening(KINDS[TRAIL_LIMIT], source="server", first_seen_at=now)
+    elif was_over and not over:
+        yield closing(TRAIL_LIMIT, reason="resolved", last_seen_at=before.get("reported_at"))
+    old_failures, failures = _failures(before.get("plugins", {})), _failures(after["plugins"])
+    if failures - old_failures:
+        details = {"plugins": sorted(failures)}
+        yield opening(KINDS[PLUGIN_FAILED], source="server", first_seen_at=after["collected_at"], details=details)
+    elif old_failures and not failures:
+        yield closing(PLUGIN_FAILED, reason="resolved", last_seen_at=before.get("reported_at"))
+
+
+def _failures(plugins: Mapping[str, Any]) -> set[str]:
+    return {name for name, output in plugins.items() if failed(output)}
+
+
+def _with_outbox(
+    before: Document,
+    after: Document,
+    rows: Iterable[Document],
+    difference: Document | None,
+    transitions: list[Document],
+) -> Document:
+    rows = list(rows)
+    # Only a first report, or another host name, can make two machines share a name.
+    first = "reported_at" not in before
+    names = list(dict.fromkeys(name for name in (before.get("hostname"), after["hostname"]) if name))
+    renamed = names if first or len(names) > 1 else []
+    if rows or difference or transitions or renamed:
+        after["outbox"] = {
+            "cause": after["report_id"],
+            "report_id": after["report_id"],
+            "generation": after["generation"],
+            "sequence": after["sequence"],
+            "hostname": after["hostname"],
+            "received_at": after["reported_at"],
+            "collected_at": after["collected_at"],
+            "trail": rows,
+            "packages": difference,
+            "issues": transitions,
+            "hostnames": renamed,
+        }
+    return after
