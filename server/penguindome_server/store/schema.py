@@ -61,7 +61,9 @@ SCHEMA: Mapping[str, CollectionSchema] = {
                 Index(("hostname",)),
             ),
         ),
-        CollectionSchema("patches", "signed actions: patches, commands, shells, wipes", (Index(("issued_at",)), Index(("kind",)))),
+        CollectionSchema(
+            "patches", "signed actions: patches, commands, shells, wipes", (Index(("issued_at",)), Index(("kind",)))
+        ),
         CollectionSchema(
             "deliveries",
             "the state of each action on each of its targets",
