@@ -1,0 +1,165 @@
+"""What every verb is handed: settings, state, keys, spool and server, each made when it is first asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from penguindome.client.errors import NeedsRoot, NotSetUp
+from penguindome.client.identity import Identity
+from penguindome.client.settings import load_client_settings
+from penguindome.client.spool import Spool
+from penguindome.client.state import ClientState, StateFile
+from penguindome.errors import SettingsError
+from penguindome.files import FileLock
+from penguindome.paths import Paths
+from penguindome.settings import Settings
+from penguindome.times import Clock, utc_now
+
+if TYPE_CHECKING:
+    from penguindome.client.exchange import Exchange
+    from penguindome.client.installed import Installed
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class Client:
+    """This machine as a client. Whoever changes state or spool does so inside `locked()`."""
+
+    def __init__(self, paths: Paths, *, clock: Clock = utc_now) -> None:
+        self.paths = paths
+        self.clock = clock
+        self._state_file = StateFile(paths.client_state / "state.json")
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The client's settings. Raises SettingsError with file and line."""
+        return load_client_settings(self.paths)
+
+    @cached_property
+    def identity(self) -> Identity:
+        """The device key and the pinned certificates."""
+        return Identity(self.paths, hostname=self.settings["hostname"])
+
+    @cached_property
+    def spool(self) -> Spool:
+        """The reports that wait."""
+        return Spool(
+            self.paths.client_state / "spool",
+            max_bytes=self.settings["spool.max_bytes"],
+            max_age=self.settings["spool.max_age"],
+        )
+
+    @cached_property
+    def state(self) -> ClientState:
+        """What is remembered. No report number that the spool knows is ever used again, even if the state was lost."""
+        state = self._state_file.load()
+        state.sequence = max(state.sequence, self.spool.highest_sequence())
+        if not self._state_file.path.exists() and not self.identity.may_ask_for_enrolment:
+            self._recover(state)
+        return state
+
+    def save(self) -> None:
+        """Write the state, if it changed. Raises NoSpace."""
+        self._state_file.save(self.state)
+
+    @property
+    def last_report(self) -> Path:
+        """Where the last report that was delivered is kept, for `show --last`."""
+        return self.paths.client_state / "last-report.json"
+
+    @cached_property
+    def exchange(self) -> Exchange:
+        """The way to the server. Raises SettingsError when its URL may not be used."""
+        from penguindome.client.exchange import Exchange
+        from penguindome.client.transport import Transport
+
+        url = self.settings["server.url"]
+        if not url:
+            raise NotSetUp("no server is set", hint="run: sudo penguindome-client setup --bundle FILE")
+        refuse_plain_http(url, allowed=self.settings["allow_plain_http"])
+        transport = Transport(
+            url,
+            ca_file=self.settings["ca_certificate"] or self.identity.ca_file,
+            connect_timeout=self.settings["server.connect_timeout"].total_seconds(),
+            read_timeout=self.settings["server.read_timeout"].total_seconds(),
+        )
+        return Exchange(transport, self.state, hostname=self.identity.hostname, clock=self.clock)
+
+    def installed(self) -> Installed:
+        """Verify, now, the installed files against the signed manifest in force."""
+        from penguindome.client import trust
+        from penguindome.client.installed import inspect
+
+        return inspect(
+            self.paths.client_state,
+            self.paths.client_code,
+            self.identity.server_certificate,
+            now=trust.later(self.clock(), self.state.newest_signed_at),
+            done=self.state.commands_done,
+        )
+
+    def require_setup(self) -> None:
+        """Raise NotSetUp, or NeedsRoot, unless this machine has a key and a server."""
+        if not os.access(self.paths.client_state, os.R_OK | os.X_OK) and self.paths.client_state.exists():
+            raise NeedsRoot(f"{self.paths.client_state} belongs to root", hint="run this with sudo")
+        if not self.settings["server.url"] or not (self.paths.client_state / "device.key").exists():
+            raise NotSetUp("this machine is not set up yet", hint="run: sudo penguindome-client setup --bundle FILE")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only process that works for this client. Raises AlreadyRunning, NotSetUp or NeedsRoot."""
+        self.require_setup()
+        with FileLock(self.paths.client_state / "lock"):
+            yield
+
+    def note_contact(self) -> None:
+        """Remember that the server answered just now, without the price of a durable write every minute."""
+        path = self.paths.client_state / "last-contact"
+        moment = self.clock().timestamp()
+        try:
+            os.utime(path, (moment, moment))
+        except FileNotFoundError:
+            path.touch(0o600)
+            os.utime(path, (moment, moment))
+
+    def last_contact(self) -> datetime | None:
+        """When the server answered last; None: never."""
+        from datetime import timezone
+
+        try:
+            stamp = (self.paths.client_state / "last-contact").stat().st_mtime
+        except FileNotFoundError:
+            return None
+        return datetime.fromtimestamp(stamp, timezone.utc)
+
+    def _recover(self, state: ClientState) -> None:
+        """The state of an enrolled machine was lost: go on with what the copy of its last report tells."""
+        from penguindome import json
+        from penguindome.errors import InvalidData
+        from penguindome.files import read_limited
+
+        state.enrolment = "enrolled"
+        try:
+            document = json.loads_plain(read_limited(self.last_report, 64 << 20))
+        except (OSError, InvalidData):
+            return
+        sequence, token = document.get("sequence"), document.get("next_exchange_token")
+        if isinstance(sequence, int) and isinstance(token, str):
+            state.sequence, state.exchange_token = max(state.sequence, sequence), token
+
+
+def refuse_plain_http(url: str, *, allowed: bool) -> None:
+    """Raise SettingsError for a URL without TLS that leaves this machine, unless the administrator allowed it."""
+    parts = urlsplit(url)
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK and not allowed:
+        raise SettingsError(
+            f"{url} is not encrypted: what this machine reports could be read on the way",
+            hint="use https://, or set allow_plain_http: true in client.yml if you must",
+        )

@@ -1,0 +1,77 @@
+"""One signed request to the server, with a clock that need not be right; and what its outcome means for the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from penguindome import json
+from penguindome.client import backoff
+from penguindome.client.errors import Refused, Unreachable
+from penguindome.client.state import ClientState
+from penguindome.client.transport import Transport
+from penguindome.errors import PenguinDomeError
+from penguindome.times import Clock
+
+Body = Callable[[datetime], Mapping[str, Any]]
+Sign = Callable[[bytes], bytes]
+
+# Offsets below this are the time that an answer takes, or nothing to care about.
+NEGLIGIBLE_OFFSET = 1.0
+
+
+class Exchange:
+    """Asks the server, as the host `hostname`. The clock's offset is learnt from a refusal and kept in `state`."""
+
+    def __init__(self, transport: Transport, state: ClientState, *, hostname: str, clock: Clock) -> None:
+        self._transport = transport
+        self._state = state
+        self._hostname = hostname
+        self._clock = clock
+
+    def ask(
+        self, endpoint: str, body: Body, sign: Sign, *, more: Callable[[bytes], Mapping[str, bytes]] | None = None
+    ) -> dict[str, Any]:
+        """Send `body(sent_at)` to `endpoint`, signed, and return the answer; `more` makes further form fields of the signed bytes.
+
+        A refusal because of the clock is answered once, at once, with the server's time. Raises ServerError.
+        """
+        try:
+            return self._send(endpoint, body, sign, more)
+        except Refused as refusal:
+            if refusal.reason != "clock-skew" or refusal.server_time is None:
+                raise
+            self._learn_offset(refusal.server_time)
+        return self._send(endpoint, body, sign, more)
+
+    def _send(
+        self, endpoint: str, body: Body, sign: Sign, more: Callable[[bytes], Mapping[str, bytes]] | None
+    ) -> dict[str, Any]:
+        sent_at = self._clock() + timedelta(seconds=self._state.clock_offset)
+        document = {**body(sent_at), "hostname": self._hostname, "request": endpoint, "sent_at": sent_at}
+        data = json.dumps(document).encode()
+        fields = {"data": data, "signature": sign(data), **(more(data) if more else {})}
+        return self._transport.post(endpoint, fields)
+
+    def _learn_offset(self, server_time: datetime) -> None:
+        offset = (server_time - self._clock()).total_seconds()
+        self._state.clock_offset = 0.0 if abs(offset) < NEGLIGIBLE_OFFSET else round(offset, 3)
+
+
+def note_success(state: ClientState) -> None:
+    """The server answered: nothing keeps us from asking again."""
+    state.failures = 0
+    state.not_before_at = None
+    state.last_error = state.last_error_hint = ""
+    state.last_error_at = None
+
+
+def note_failure(state: ClientState, error: PenguinDomeError, *, now: datetime, seed: str) -> None:
+    """The exchange failed: remember why, and how long to leave the server alone."""
+    state.failures += 1
+    retry_after = error.retry_after if isinstance(error, (Refused, Unreachable)) else None
+    state.not_before_at = now + backoff.after_refusal(state.failures, seed, retry_after)
+    state.last_error = error.message
+    state.last_error_hint = error.hint or ""
+    state.last_error_at = now

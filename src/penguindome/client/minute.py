@@ -1,0 +1,172 @@
+"""The client's minute: what `run` does each time the timer starts it.
+
+In this order: 1. ask for updates; 2. verify the installed files; 3. collect, if it is time or something was updated; 4. submit
+what waits, oldest first; 5. run one-time commands, and submit what they printed. When reports wait already, the answer to them
+brings what the poll would have brought. Each part goes on as well as it can when another fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+from penguindome.client import backoff, enrolment, runlevel, updates
+from penguindome.client.errors import NoSpace
+from penguindome.errors import PenguinDomeError
+from penguindome.logging import get_logger
+
+if TYPE_CHECKING:
+    from penguindome.client.context import Client
+    from penguindome.client.installed import Installed
+
+# A timer does not tick to the second: what is due within the half minute is due now.
+SLACK = timedelta(seconds=30)
+
+T = TypeVar("T")
+
+log = get_logger(__name__)
+
+
+class Minute:
+    """One run. With `now`, intervals and back-off do not count: for a person who wants to see something happen."""
+
+    def __init__(self, client: Client, *, now: bool = False) -> None:
+        self.client = client
+        self.now = now
+        self.updated = False
+        # Cleared once an exchange failed: the rest of this minute leaves the server alone.
+        self.may_ask = False
+
+    def run(self) -> None:
+        """Do the minute's work. What fails is logged and remembered; raises NoSpace when the disk is full."""
+        client = self.client
+        if runlevel.level(client.paths.root) in runlevel.GOING_DOWN:
+            log.info("this machine is going down: nothing is done")
+            return
+        self.may_ask = self._is_time_to_ask()
+        if not client.spool.waiting() and self._enrolled():
+            self._ask_for_updates()
+        installed = self._verified()
+        full = self._collect_if_due(installed)
+        if self._deliver():
+            installed = self._verified()
+        if self._run_commands(installed):
+            self._deliver()
+        client.save()
+        if full is not None:
+            raise full
+
+    def _is_time_to_ask(self) -> bool:
+        client = self.client
+        if self.now:
+            return True
+        if not backoff.is_over(client.state.not_before_at, client.clock()):
+            log.debug(f"the server is left alone: {client.state.last_error or 'the approval is awaited'}")
+            return False
+        interval = client.settings["schedule.submit_interval"]
+        return interval <= timedelta(minutes=1) or _is_due(client.last_contact(), interval, client.clock())
+
+    def _enrolled(self) -> bool:
+        """Whether it is worth asking the server for more than enrolment, which is asked for if that is still open."""
+        state = self.client.state
+        if not self.may_ask:
+            return False
+        if state.enrolment != "enrolled" and self.client.identity.may_ask_for_enrolment:
+            self._guarded(lambda: enrolment.ask(self.client))
+            # A pending machine has had its answer for this minute.
+            self.may_ask = self.may_ask and state.enrolment == "enrolled"
+        return self.may_ask
+
+    def _ask_for_updates(self) -> None:
+        self.updated = bool(self._guarded(lambda: updates.ask(self.client))) or self.updated
+
+    def _verified(self) -> Installed:
+        installed = self.client.installed()
+        for complaint in installed.complaints():
+            log.warning(f"verification: {complaint}")
+        return installed
+
+    def _collect_if_due(self, installed: Installed) -> NoSpace | None:
+        """Collect and spool. A full disk is handed back, so that delivering, which makes room, still happens."""
+        client = self.client
+        state = client.state
+        due = self.now or state.collect_requested or self.updated
+        due = due or _is_due(state.collected_at, client.settings["schedule.collect_interval"], client.clock())
+        if not due or (installed.manifest is None and state.enrolment != "enrolled"):
+            return None
+        try:
+            collect(client, installed)
+        except NoSpace as error:
+            log.error(f"{error.message}; nothing is collected until there is room")
+            return error
+        return None
+
+    def _deliver(self) -> bool:
+        """Submit what waits; says whether an answer brought an update, which is collected with at the next run."""
+        from penguindome.client import delivery
+
+        client = self.client
+        if not client.spool.waiting() or not self._enrolled():
+            return False
+        result = self._guarded(lambda: delivery.deliver(client, patient=not self.now))
+        if result is None:
+            return False
+        if result.delivered:
+            log.info(f"{result.delivered} report(s) delivered")
+            return result.updated
+        # A server that breaks down over what waits may still have the update that mends it.
+        self._ask_for_updates()
+        return self.updated
+
+    def _run_commands(self, installed: Installed) -> bool:
+        """Run the one-time commands that are due, and spool what they printed together with fresh plugin outputs."""
+        manifest = installed.manifest
+        if manifest is None or not any(name.startswith("commands/") for name in manifest.files):
+            return False
+        from penguindome.client import onetime, reports
+
+        ran = onetime.run(self.client, manifest)
+        if not ran:
+            return False
+        plugins = reports.collect(self.client, installed)
+        reports.keep(self.client, plugins=plugins, commands={command.name: command.result for command in ran})
+        onetime.conclude(self.client, ran)
+        return True
+
+    def _guarded(self, exchange: Callable[[], T]) -> T | None:
+        try:
+            return exchange()
+        except NoSpace:
+            raise
+        except PenguinDomeError as error:
+            # Logged and remembered where it was raised; what else there is to do this minute goes on.
+            log.warning(error.message)
+            self.may_ask = False
+            return None
+
+
+def collect(client: Client, installed: Installed) -> bool:
+    """Run the plugins and spool what they report; False when the machine changed its run level meanwhile, and all was thrown away.
+
+    Raises NoSpace when it cannot be kept.
+    """
+    from penguindome.client import reports
+
+    before = runlevel.level(client.paths.root, thorough=True)
+    plugins = {} if before in runlevel.GOING_DOWN else reports.collect(client, installed)
+    after = runlevel.level(client.paths.root, thorough=True)
+    if after != before or after in runlevel.GOING_DOWN:
+        log.warning("the run level changed while collecting: what was collected is thrown away")
+        return False
+    entry = reports.keep(client, plugins=plugins, commands={})
+    client.state.collected_at = client.clock()
+    client.state.collect_requested = False
+    client.save()
+    log.info(f"report {entry.sequence} was collected")
+    return True
+
+
+def _is_due(last: datetime | None, interval: timedelta, now: datetime) -> bool:
+    """Whether `interval` has passed since `last`; a time in the future is of a clock that was wrong."""
+    return last is None or last > now or now - last >= interval - SLACK

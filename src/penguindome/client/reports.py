@@ -1,0 +1,96 @@
+"""What a report holds, from its making to its sending."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from penguindome.client import collector, outputs
+from penguindome.client.spool import Entry
+from penguindome.client.version import package_version
+
+if TYPE_CHECKING:
+    from penguindome.client.context import Client
+    from penguindome.client.installed import Installed
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+# A clock that is off by less says nothing about a machine, and would show as a change in every report.
+_OFFSET_STEP = 60
+
+
+def collect(client: Client, installed: Installed) -> dict[str, Any]:
+    """Run the plugins and return what they report, with what the client says of itself."""
+    settings, found = client.settings, {}
+    if installed.manifest is not None:
+        names = collector.program_names(installed.manifest, "plugins", disabled=settings["plugins.disabled"])
+        limits = collector.Limits(settings["plugins.timeout"], settings["plugins.output_limit"])
+        found = collector.run_plugins(client.paths.client_code, installed.manifest, names, limits)
+    own = own_report(client, installed)
+    return {**outputs.fit(found, settings["report.max_bytes"]), collector.OWN_NAME: own}
+
+
+def own_report(client: Client, installed: Installed) -> dict[str, Any]:
+    """What the client reports on itself, under the reserved name `penguindome`."""
+    state = client.state
+    return {
+        "version": package_version(),
+        "release": installed.manifest.release if installed.manifest else None,
+        "manifest": installed.condition,
+        "verification": [{"path": problem.path, "reason": problem.reason} for problem in installed.problems[:100]],
+        "spool_dropped": state.spool_dropped,
+        "bad_reports": state.bad_reports,
+        "clock_offset": round(state.clock_offset / _OFFSET_STEP) * _OFFSET_STEP,
+    }
+
+
+def keep(client: Client, *, plugins: Mapping[str, Any], commands: Mapping[str, Any]) -> Entry:
+    """Spool a report. Its number is on disk before the report is, so that no number is ever used twice. Raises NoSpace."""
+    state, now = client.state, client.clock()
+    state.spool_dropped += client.spool.trim(now)
+    state.sequence += 1
+    client.save()
+    report = {
+        "report_id": str(uuid.uuid4()),
+        "sequence": state.sequence,
+        "collected_at": now,
+        "boot_id": _boot_id(),
+        "boot_seconds": time.clock_gettime(time.CLOCK_BOOTTIME),
+        "plugins": dict(plugins),
+        "commands": dict(commands),
+    }
+    return client.spool.add(report)
+
+
+def submission(report: Mapping[str, Any], exchange_token: str, *, now: datetime, sent_at: datetime) -> dict[str, Any]:
+    """The data of `submit` for a spooled report. `now` is the local clock's, `sent_at` what the server will compare with its own.
+
+    The server takes the age of a report from `sent_at - collected_at`, so both are given by the same clock.
+    """
+    return {
+        "report_id": report["report_id"],
+        "sequence": report["sequence"],
+        "collected_at": sent_at - age(report, now),
+        "plugins": report["plugins"],
+        "commands": report["commands"],
+        "exchange_token": exchange_token,
+    }
+
+
+def age(report: Mapping[str, Any], now: datetime) -> timedelta:
+    """How long ago a report was collected: within one boot by the time since boot, which nobody sets, else by the clock."""
+    seconds = report.get("boot_seconds")
+    if report.get("boot_id") == _boot_id() and isinstance(seconds, (int, float)):
+        return timedelta(seconds=max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - seconds))
+    collected: datetime = report["collected_at"]
+    return max(now - collected, timedelta(0))
+
+
+def _boot_id() -> str:
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""

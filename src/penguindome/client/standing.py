@@ -1,0 +1,164 @@
+"""How this machine stands with its server: gathered from state, spool and manifest, and put into plain words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from penguindome.client import backoff
+
+if TYPE_CHECKING:
+    from penguindome.client.context import Client
+
+# A clock that is off by more will be refused by the server.
+NOTABLE_OFFSET = 60.0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What `status` tells. `complaints` is empty when all is well; each is one sentence, with what to do about it."""
+
+    server: str
+    client_id: str
+    hostname: str
+    enrolment: str
+    enrolled_at: datetime | None
+    last_contact_at: datetime | None
+    last_delivery_at: datetime | None
+    waiting: int
+    waiting_bytes: int
+    set_aside: int
+    dropped: int
+    release: int | None
+    next_try_at: datetime | None
+    last_error: str
+    last_error_at: datetime | None
+    complaints: list[str]
+
+    def to_document(self) -> dict[str, Any]:
+        """For `--json`."""
+        return dict(vars(self))
+
+
+def take(client: Client) -> Standing:
+    """Look at everything. Reads only. Raises NotSetUp or NeedsRoot."""
+    client.require_setup()
+    state, installed, waiting = client.state, client.installed(), client.spool.waiting()
+    over = backoff.is_over(state.not_before_at, client.clock())
+    return Standing(
+        server=client.settings["server.url"],
+        client_id=client.identity.client_id,
+        hostname=client.identity.hostname,
+        enrolment=state.enrolment,
+        enrolled_at=state.enrolled_at,
+        last_contact_at=client.last_contact(),
+        last_delivery_at=state.delivered_at,
+        waiting=len(waiting),
+        waiting_bytes=sum(entry.size for entry in waiting),
+        set_aside=len(client.spool.bad()),
+        dropped=state.spool_dropped,
+        release=installed.manifest.release if installed.manifest else None,
+        next_try_at=None if over else state.not_before_at,
+        last_error=state.last_error,
+        last_error_at=state.last_error_at,
+        complaints=[*_about_enrolment(client), *_about_exchange(client), *_about_files(client, installed.complaints())],
+    )
+
+
+def _about_enrolment(client: Client) -> list[str]:
+    state = client.state
+    if state.enrolment == "new":
+        return ["The server has not been asked yet to take this machine. Run: sudo penguindome-client enroll"]
+    if state.enrolment == "pending":
+        return [
+            "An administrator has to approve this machine. Read him its fingerprint, which is given above. Reports are kept meanwhile."
+        ]
+    if state.enrolment == "refused":
+        why = f": {state.enrolment_message}" if state.enrolment_message else ""
+        return [
+            f"The server does not take reports of this machine{why}. They are kept. Ask the administrator; if he gives you a new"
+            " bundle, run: sudo penguindome-client setup --bundle FILE"
+        ]
+    return []
+
+
+def _about_exchange(client: Client) -> list[str]:
+    state = client.state
+    lines = []
+    if state.last_error and state.enrolment != "refused":
+        hint = f" ({state.last_error_hint})" if state.last_error_hint else ""
+        lines.append(
+            f"The last exchange with the server failed: {state.last_error}{hint}. Nothing is lost; it is tried again."
+        )
+    if abs(state.clock_offset) >= NOTABLE_OFFSET:
+        off = _span(timedelta(seconds=abs(state.clock_offset)))
+        which = "behind" if state.clock_offset > 0 else "ahead of"
+        lines.append(
+            f"The clock of this machine is {off} {which} the server's. Turn on time synchronisation: timedatectl set-ntp true"
+        )
+    if state.spool_dropped:
+        lines.append(f"{state.spool_dropped} old reports were dropped because too many waited.")
+    bad = client.spool.bad()
+    if bad:
+        lines.append(
+            f"{len(bad)} reports were not acceptable to the server and lie in {client.spool.directory} as *.bad. Tell the administrator."
+        )
+    return lines
+
+
+def _about_files(client: Client, complaints: list[str]) -> list[str]:
+    # A machine that waits for approval cannot have its manifest yet: that is told already.
+    if client.state.enrolment != "enrolled" and client.state.highest_release == 0 and len(complaints) == 1:
+        return []
+    return [f"Verification: {complaint}" for complaint in complaints]
+
+
+def sentences(standing: Standing, now: datetime) -> list[str]:
+    """The standing in plain words, a line each."""
+    how = {
+        "enrolled": "enrolled",
+        "pending": "waits for approval",
+        "refused": "not accepted",
+        "new": "not enrolled yet",
+    }[standing.enrolment]
+    since = (
+        f" since {_moment(standing.enrolled_at)}" if standing.enrolment == "enrolled" and standing.enrolled_at else ""
+    )
+    lines = [
+        f"server:        {standing.server}",
+        f"this machine:  {standing.hostname}, {how}{since}",
+        f"fingerprint:   {standing.client_id}",
+        f"last contact:  {_ago(standing.last_contact_at, now)}",
+        f"last report:   {_ago(standing.last_delivery_at, now)}",
+        f"waiting:       {_waiting(standing)}",
+    ]
+    if standing.next_try_at is not None:
+        lines.append(f"next try:      in {_span(standing.next_try_at - now)}, at the latest")
+    return lines + ["", *(standing.complaints or ["All is well."])]
+
+
+def _waiting(standing: Standing) -> str:
+    if not standing.waiting:
+        return "nothing"
+    plural = "s" if standing.waiting > 1 else ""
+    return f"{standing.waiting} report{plural} ({standing.waiting_bytes / 1000:.0f} kB)"
+
+
+def _ago(moment: datetime | None, now: datetime) -> str:
+    if moment is None:
+        return "never"
+    return f"{_moment(moment)} ({_span(now - moment)} ago)" if now >= moment else _moment(moment)
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment.astimezone():%Y-%m-%d %H:%M}"
+
+
+def _span(span: timedelta) -> str:
+    seconds = max(int(span.total_seconds()), 0)
+    for size, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            count = seconds // size
+            return f"{count} {name}{'s' if count > 1 else ''}"
+    return "less than a minute"

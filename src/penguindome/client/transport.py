@@ -1,0 +1,187 @@
+"""HTTPS to the server: the one place that knows urllib3, and turns what it raises into errors of ours.
+
+urllib3 and not requests (which is built on it): an idle minute then costs a third less, and nothing of the environment but
+the proxies counts. No redirect is followed, an answer has a limit in bytes and in time, and whatever is not an answer of
+a PenguinDome server (a portal, a proxy, half an answer) is `Unreachable`.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import time
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import urllib3
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NameResolutionError,
+    ProxyError,
+    ReadTimeoutError,
+    SSLError,
+)
+from urllib3.filepost import encode_multipart_formdata
+
+from penguindome import json
+from penguindome.client.errors import Refused, Unreachable
+from penguindome.errors import InvalidData, KeyMaterialError
+
+ANSWER_LIMIT = 16 << 20
+ANSWER_SECONDS = 300.0
+COMPRESS_FROM = 1000
+PREFIX = "/penguindome/v1/"
+
+
+class Transport:
+    """Requests to one server, over one kept connection."""
+
+    def __init__(self, url: str, *, ca_file: Path | None, connect_timeout: float, read_timeout: float) -> None:
+        self.url = url.rstrip("/")
+        self._timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
+        self._pool = _pool(self.url, ca_file)
+
+    def post(self, endpoint: str, fields: Mapping[str, bytes]) -> dict[str, Any]:
+        """Send form fields and return the JSON object of a successful answer.
+
+        Raises Refused when the server says no in our own words, and Unreachable for everything else.
+        """
+        body, content_type = encode_multipart_formdata(dict(fields))
+        headers = {"Content-Type": content_type, "Accept": "application/json", "User-Agent": "penguindome-client"}
+        if len(body) > COMPRESS_FROM:
+            body = _gzip(body)
+            headers["Content-Encoding"] = "gzip"
+        try:
+            response = self._pool.request(
+                "POST", self.url + PREFIX + endpoint, body=body, headers=headers, timeout=self._timeout,
+                retries=False, redirect=False, preload_content=False, decode_content=False,
+            )  # fmt: skip
+            try:
+                return _answer(response.status, response.headers, _read(response))
+            finally:
+                response.close() if response.length_remaining else response.release_conn()
+        except (HTTPError, OSError) as error:
+            raise _unreachable(self.url, error) from error
+
+
+def _pool(url: str, ca_file: Path | None) -> urllib3.PoolManager:
+    options: dict[str, Any] = {"maxsize": 1}
+    if url.startswith("https:"):
+        try:
+            options["ssl_context"] = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+        except (OSError, ssl.SSLError) as error:
+            raise KeyMaterialError(
+                f"{ca_file} holds no certificate to trust for TLS ({error})", hint="run setup again with a new bundle"
+            ) from error
+    proxy = proxy_for(url, os.environ)
+    if proxy is None:
+        return urllib3.PoolManager(**options)
+    parts = urlsplit(proxy)
+    credentials = f"{parts.username}:{parts.password or ''}" if parts.username else None
+    return urllib3.ProxyManager(proxy, proxy_headers=urllib3.make_headers(proxy_basic_auth=credentials), **options)
+
+
+def proxy_for(url: str, environment: Mapping[str, str]) -> str | None:
+    """The proxy that the environment (`https_proxy`, `no_proxy`, ...) names for a URL, or None."""
+    if not any(name.lower().endswith("_proxy") for name in environment):
+        return None
+    from urllib.request import getproxies_environment, proxy_bypass_environment
+
+    parts = urlsplit(url)
+    proxies = getproxies_environment()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass_environment(parts.netloc.rpartition("@")[2], proxies):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _gzip(body: bytes) -> bytes:
+    compressor = zlib.compressobj(6, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    return compressor.compress(body) + compressor.flush()
+
+
+def _read(response: urllib3.BaseHTTPResponse) -> bytes:
+    deadline = time.monotonic() + ANSWER_SECONDS
+    contents = bytearray()
+    for piece in response.stream(65536, decode_content=False):
+        contents += piece
+        if len(contents) > ANSWER_LIMIT:
+            raise Unreachable(f"an answer of more than {ANSWER_LIMIT} bytes came back", status=response.status)
+        if time.monotonic() > deadline:
+            raise Unreachable(f"the answer took longer than {ANSWER_SECONDS:.0f} s", status=response.status)
+    return bytes(contents)
+
+
+def _answer(status: int, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
+    retry_after = _retry_after(headers.get("Retry-After"))
+    try:
+        document = json.loads(body)
+    except InvalidData:
+        document = None
+    if isinstance(document, dict):
+        error = document.get("error")
+        if status == 200 and error is None:
+            return document
+        if status >= 400 and isinstance(error, dict) and isinstance(error.get("code"), str):
+            time_of_server = error.get("server_time_at")
+            raise Refused(
+                _printable(error.get("message")) or "no reason was given",
+                status=status,
+                reason=_printable(error["code"]),
+                retry_after=retry_after,
+                server_time=time_of_server if isinstance(time_of_server, datetime) else None,
+            )
+    kind = _printable(headers.get("Content-Type")) or "an unknown kind"
+    raise Unreachable(
+        f"what answered is not a PenguinDome server (status {status}, {kind})",
+        hint="is there a portal to log in to, a proxy, or a wrong server.url?",
+        status=status,
+        retry_after=retry_after,
+    )
+
+
+def _retry_after(text: str | None) -> float | None:
+    """Seconds, from either form of the header (RFC 9110, 10.2.3); None when there is none or it is senseless."""
+    if not text:
+        return None
+    if text.strip().isdecimal() and len(text) < 10:
+        return float(text)
+    from email.utils import parsedate_to_datetime
+
+    with suppress(ValueError, TypeError):
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    return None
+
+
+def _printable(value: object) -> str:
+    """Text of the other end, safe to show in one line."""
+    return "".join(c if c.isprintable() else " " for c in value[:300]).strip() if isinstance(value, str) else ""
+
+
+def _unreachable(url: str, error: Exception) -> Unreachable:
+    host = urlsplit(url).netloc
+    cause: BaseException = error
+    if isinstance(error, ProxyError):
+        return Unreachable(f"the proxy for {host} does not work ({error.original_error})", hint="look at https_proxy")
+    if isinstance(error, SSLError):
+        return Unreachable(
+            f"{host} cannot prove who it is: {_printable(str(cause))}",
+            hint="if the network is trusted, ask the administrator for a new bundle; and check this machine's clock",
+        )
+    if isinstance(error, NameResolutionError):
+        return Unreachable(f"the name of {host} is not known here", hint="is this machine connected to a network?")
+    if isinstance(error, ConnectTimeoutError):
+        return Unreachable(
+            f"{host} cannot be reached: no connection in time", hint="is this machine connected to a network?"
+        )
+    if isinstance(error, ReadTimeoutError):
+        return Unreachable(f"{host} took the request and did not answer in time")
+    return Unreachable(
+        f"{host} cannot be reached: {_printable(str(cause))}", hint="is this machine connected to a network?"
+    )

@@ -1,0 +1,58 @@
+"""Which signed manifest may take the place of which. Pure: no files, no network, no clock of its own.
+
+The order of the rules, each of which refuses:
+1. the signature is by the pinned server certificate, over exactly these bytes (`Manifest.load`, before anything is parsed);
+2. the text is a manifest of a kind and format that this version knows, with paths that stay inside the tree (`Manifest.load`);
+3. it is a release's, and not some other signed text (an action's) in the place of one;
+4. its release is not below the highest that this client ever accepted;
+5. it was not issued before the one in force, if both are of the same release;
+6. it has not expired, judged by the later of the local clock and the newest signed time seen.
+
+What is installed keeps running when it expires: a client that stops reporting helps nobody. It says so in each report.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from penguindome.errors import ManifestError
+from penguindome.manifest import Manifest
+from penguindome.openpgp import Certificate
+from penguindome.times import isoformat
+
+KIND = "release"
+
+
+def accept(
+    text: bytes,
+    signature: bytes,
+    certificate: Certificate,
+    *,
+    held: Manifest | None,
+    highest_release: int,
+    now: datetime,
+) -> Manifest:
+    """The manifest in `text`, if it may replace `held`. Raises SignatureError, InvalidData or ManifestError."""
+    candidate = Manifest.load(text, signature, certificate)
+    if candidate.kind != KIND:
+        raise ManifestError(f"a manifest of the kind {candidate.kind[:40]!r} came in the place of a release's: refused")
+    highest = max(highest_release, held.release if held else 0)
+    if candidate.release < highest:
+        raise ManifestError(f"a manifest of release {candidate.release} came after one of release {highest}: refused")
+    if held is not None and candidate.release == held.release and candidate.issued_at < held.issued_at:
+        raise ManifestError(
+            f"a manifest issued {isoformat(candidate.issued_at)} came after one issued {isoformat(held.issued_at)}: refused"
+        )
+    if has_expired(candidate, now):
+        raise ManifestError(f"a manifest that expired {isoformat(candidate.expires_at)} came: refused")
+    return candidate
+
+
+def has_expired(manifest: Manifest, now: datetime) -> bool:
+    """Whether a manifest's time is over at `now`."""
+    return manifest.expires_at <= now
+
+
+def later(clock: datetime, newest_signed: datetime | None) -> datetime:
+    """The time by which expiry is judged: a clock that was set back does not bring old manifests back."""
+    return clock if newest_signed is None or newest_signed < clock else newest_signed

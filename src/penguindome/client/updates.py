@@ -1,0 +1,118 @@
+"""Asking the server what is new, and taking what is signed: in this version a new manifest; actions are left alone."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from penguindome.client import installed, trust
+from penguindome.client.errors import Refused
+from penguindome.client.enrolment import note_refusal
+from penguindome.client.exchange import note_failure, note_success
+from penguindome.client.version import package_kind, package_version
+from penguindome.errors import PenguinDomeError
+from penguindome.logging import get_logger
+from penguindome.manifest import Manifest
+
+if TYPE_CHECKING:
+    from penguindome.client.context import Client
+
+log = get_logger(__name__)
+
+
+def ask(client: Client) -> bool:
+    """Ask for news and take them; says whether something was updated.
+
+    Raises ServerError when there was no answer, which is remembered. A manifest that may not be taken is logged, remembered, and
+    leaves what is in force.
+    """
+    held = _held(client)
+
+    def body(_: datetime) -> dict[str, Any]:
+        return {
+            "old_release": held.release if held else 0,
+            "package_version": package_version(),
+            "package_kind": package_kind(client.paths.client_code),
+            "manifest_sha256": held.sha256 if held else None,
+        }
+
+    try:
+        answer = client.exchange.ask("update", body, client.identity.device_key.sign)
+    except PenguinDomeError as error:
+        note_failure(client.state, error, now=client.clock(), seed=client.identity.client_id)
+        if isinstance(error, Refused):
+            note_refusal(client.state, error)
+        client.save()
+        raise
+    client.note_contact()
+    note_success(client.state)
+    client.state.enrolment, client.state.enrolment_message = "enrolled", ""
+    updated = take(client, answer)
+    client.save()
+    return updated
+
+
+def take(client: Client, answer: object) -> bool:
+    """Take what an answer to `update`, or the `update` part of an answer to `submit`, holds; says whether something was updated."""
+    if not isinstance(answer, dict):
+        return False
+    status = answer.get("status")
+    client.state.update_status = status if status in ("current", "out-of-date") else ""
+    for action in answer.get("patches") or ():
+        _leave_alone(client, action)
+    offered = answer.get("manifest")
+    if not isinstance(offered, dict):
+        return False
+    text, signature = offered.get("text"), offered.get("signature")
+    if not isinstance(text, str) or not isinstance(signature, str):
+        return _refuse(client, "it is not in a form that this version knows")
+    return _take_manifest(client, text, signature)
+
+
+def _take_manifest(client: Client, text: str, signature: str) -> bool:
+    state, held = client.state, _held(client)
+    try:
+        manifest = trust.accept(
+            text.encode(), signature.encode(), client.identity.server_certificate, held=held,
+            highest_release=state.highest_release, now=trust.later(client.clock(), state.newest_signed_at),
+        )  # fmt: skip
+    except PenguinDomeError as error:
+        return _refuse(client, error.message)
+    if held is not None and manifest.sha256 == held.sha256:
+        return False
+    installed.keep(client.paths.client_state, text, signature)
+    state.highest_release = max(state.highest_release, manifest.release)
+    state.newest_signed_at = max(manifest.issued_at, state.newest_signed_at or manifest.issued_at)
+    state.collect_requested = True
+    client.save()
+    log.info(f"a new manifest of release {manifest.release} is in force")
+    return True
+
+
+def _refuse(client: Client, why: str) -> bool:
+    log.error(f"the server's manifest was refused: {why}")
+    client.state.last_error = f"the server's manifest was refused: {why}"
+    client.state.last_error_hint = "tell the administrator; what was in force before stays so"
+    client.state.last_error_at = client.clock()
+    return False
+
+
+def _held(client: Client) -> Manifest | None:
+    """The manifest in force. A damaged one counts as none, so that the server sends it again."""
+    try:
+        return installed.load(client.paths.client_state, client.identity.server_certificate)
+    except PenguinDomeError as error:
+        log.error(f"the manifest in force is damaged: {error.message}")
+        return None
+
+
+def _leave_alone(client: Client, action: object) -> None:
+    """Check an action's signature and say that it waits: it is not acknowledged, so a newer version will still find it."""
+    parts = action if isinstance(action, dict) else {}
+    name, text, signature = (str(parts.get(key, "")) for key in ("id", "text", "signature"))
+    try:
+        client.identity.server_certificate.verify(text.encode(), signature.encode())
+    except PenguinDomeError as error:
+        log.error(f"the action {name!r} is not signed by the server's key and was ignored: {error.message}")
+        return
+    log.warning(f"the action {name!r} waits: this version cannot apply it")

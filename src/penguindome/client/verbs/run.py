@@ -1,0 +1,48 @@
+"""`penguindome-client run`: what the timer starts every minute."""
+
+from __future__ import annotations
+
+import argparse
+
+from penguindome.client.context import Client
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "--spread", metavar="SECONDS", type=_seconds, default=0.0,
+        help="wait first, up to so many seconds, always the same on this machine (for cron; systemd spreads by itself)",
+    )  # fmt: skip
+    parser.add_argument("--now", action="store_true", help="collect and submit whatever schedule and back-off say")
+
+
+def run(client: Client, options: argparse.Namespace) -> int:
+    """Do the minute's work, unless another process is at it already."""
+    from penguindome.client.minute import Minute
+    from penguindome.files import AlreadyRunning
+    from penguindome.logging import get_logger
+
+    if options.spread:
+        _wait(client, options.spread)
+    try:
+        with client.locked():
+            Minute(client, now=options.now).run()
+    except AlreadyRunning as error:
+        get_logger(__name__).debug(error.message)
+    return 0
+
+
+def _wait(client: Client, seconds: float) -> None:
+    import time
+
+    from penguindome.client.backoff import spread
+
+    client.require_setup()
+    time.sleep(spread(client.identity.client_id, seconds))
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 3600:
+        raise argparse.ArgumentTypeError("from 0 to 3600 seconds")
+    return value

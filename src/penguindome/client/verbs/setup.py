@@ -1,0 +1,36 @@
+"""`penguindome-client setup`."""
+
+from __future__ import annotations
+
+import argparse
+
+from penguindome.client.context import Client
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "--bundle", metavar="FILE", required=True,
+        help="the file that `penguindome enrolment export` wrote; - reads standard input",
+    )  # fmt: skip
+    parser.add_argument(
+        "--force", action="store_true", help="leave the server that this machine trusts now for another"
+    )
+    parser.epilog = "example:\n  sudo penguindome-client setup --bundle bundle.json"
+
+
+def run(client: Client, options: argparse.Namespace) -> int:
+    """Set up, and say what to do next."""
+    from penguindome.client.installation import read_bundle, set_up
+
+    done = set_up(client, read_bundle(options.bundle), force=options.force)
+    print(f"server:       {done.server_url}")
+    print(f"server key:   {done.server_fingerprint}")
+    print(f"this machine: {done.client_id}" + (" (a new key)" if done.made_key else ""))
+    if done.overridden:
+        print(f"note: {done.overridden}, and has the last word")
+    if done.enrolled:
+        print("This machine is enrolled already; there is nothing more to do.")
+    else:
+        print("next: sudo penguindome-client enroll")
+    return 0

@@ -1,0 +1,294 @@
+"""What the client's tests talk to: a small, real HTTP server that speaks the protocol, and misbehaves when it is told to.
+
+It checks signatures as a server does, and keeps what it was sent. `Machine` is a client's root with a server that is such a peer.
+"""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import gzip
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from penguindome import json, manifest
+from penguindome.bundle import Bundle
+from penguindome.client.context import Client
+from penguindome.client.installation import set_up
+from penguindome.client.minute import Minute
+from penguindome.errors import SignatureError
+from penguindome.openpgp import Certificate, DeviceKey
+from penguindome.paths import ROOT_VARIABLE, Paths
+from penguindome.times import Clock, utc_now
+
+FRESHNESS = timedelta(minutes=10)
+PYTHON_PLUGIN = "#!/usr/bin/env python3\n"
+
+
+@dataclass
+class Fault:
+    """What to do instead of answering: `body` with `status` and `headers`; or hang, or break off."""
+
+    status: int = 500
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    hang: bool = False
+    drop: bool = False
+    # The request is handled, and only its answer is lost.
+    after: bool = False
+
+
+def error(status: int, code: str, **more: Any) -> Fault:
+    """A refusal in PenguinDome's own words."""
+    headers = {"Retry-After": str(more.pop("retry_after"))} if "retry_after" in more else {}
+    body = json.dumps({"error": {"code": code, "message": f"this is {code}", **more}}).encode()
+    return Fault(status, body, {"Content-Type": "application/json", **headers})
+
+
+PORTAL = Fault(200, b"<html><body>Welcome to the hotel</body></html>", {"Content-Type": "text/html"})
+
+
+class Peer:
+    """The other end. `faults` are used up one a request, oldest first; `always` is for every request while it is set."""
+
+    def __init__(self) -> None:
+        self.server_key = DeviceKey.generate("server")
+        self.enrolment_key = DeviceKey.generate("enrolment")
+        self.enrolment: dict[str, Any] | Fault = {"status": "enrolled"}
+        self.faults: deque[Fault] = deque()
+        self.always: Fault | None = None
+        self.requests: list[tuple[str, dict[str, Any]]] = []
+        self.reports: list[dict[str, Any]] = []
+        self.clients: dict[str, Certificate] = {}
+        self.tokens: dict[str, str] = {}
+        self.patches: list[dict[str, str]] = []
+        self.signed_manifest: tuple[str, str] | None = None
+        self.clock: Clock = utc_now
+        self.on_request: Callable[[str], None] = lambda endpoint: None
+        self.released = threading.Event()
+        self._count = 0
+        handler = type("Handler", (_Handler,), {"peer": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def close(self) -> None:
+        self.released.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def endpoints(self) -> list[str]:
+        return [endpoint for endpoint, _ in self.requests]
+
+    def delivered(self) -> list[int]:
+        return [report["sequence"] for report in self.reports]
+
+    def bundle(self, **changes: Any) -> Bundle:
+        values: dict[str, Any] = {
+            "server_url": self.url, "server_certificate": self.server_key.certificate.text, "ca_certificate": None,
+            "enrolment_key": self.enrolment_key.text, "token": None, "created_at": utc_now(), **changes,
+        }  # fmt: skip
+        return Bundle(**values)
+
+    def publish(
+        self, tree: Path, *, release: int = 0, issued_at: datetime | None = None, expires_at: datetime | None = None,
+        signer: DeviceKey | None = None, kind: str = "release",
+    ) -> None:  # fmt: skip
+        """Sign the manifest of everything below `tree`, to be handed out with the next answer."""
+        issued_at = issued_at or self.clock()
+        names = [
+            str(path.relative_to(tree))
+            for path in tree.rglob("*")
+            if path.is_file() and not path.is_symlink() and "__pycache__" not in path.parts
+        ]
+        text = manifest.build(
+            tree, names, kind=kind, release=release, issued_at=issued_at,
+            expires_at=expires_at or issued_at + timedelta(days=90),
+        )  # fmt: skip
+        self.signed_manifest = (text.decode(), (signer or self.server_key).sign(text).decode())
+
+    def answer(self, endpoint: str, fields: Mapping[str, bytes]) -> tuple[int, dict[str, Any]]:
+        """What a server that works answers."""
+        document = json.loads(fields["data"])
+        self.requests.append((endpoint, document))
+        try:
+            client_id = self._authenticate(endpoint, document, fields)
+        except (SignatureError, KeyError):
+            return 401, {"error": {"code": "bad-signature", "message": "the signature does not fit"}}
+        if document["request"] != endpoint:
+            return 403, {"error": {"code": "not-allowed", "message": "for another endpoint"}}
+        now = self.clock()
+        if abs(now - document["sent_at"]) > FRESHNESS:
+            return 409, {"error": {"code": "clock-skew", "message": "look at your clock", "server_time_at": now}}
+        return getattr(self, f"_{endpoint}")(client_id, document)  # type: ignore[no-any-return]  # one of the three below
+
+    def _authenticate(self, endpoint: str, document: dict[str, Any], fields: Mapping[str, bytes]) -> str:
+        if endpoint == "enroll":
+            certificate = Certificate.from_text(document["public_key"])
+            certificate.verify(fields["data"], fields["device_signature"])
+            voucher = certificate if document.get("token") else self.enrolment_key.certificate
+            voucher.verify(fields["data"], fields["signature"])
+            self.clients[certificate.fingerprint] = certificate
+            return certificate.fingerprint
+        for client_id, certificate in self.clients.items():
+            try:
+                certificate.verify(fields["data"], fields["signature"])
+            except SignatureError:
+                continue
+            return client_id
+        raise KeyError("unknown")
+
+    def _enroll(self, client_id: str, document: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if isinstance(self.enrolment, Fault):
+            return self.enrolment.status, json.loads(self.enrolment.body)
+        answer = {"client_id": client_id, **self.enrolment}
+        if answer["status"] == "enrolled":
+            credentials = json.dumps({"user": client_id, "password": "secret"}).encode()
+            answer["exchange_token"] = self._token()
+            answer["repository_credentials"] = self.clients[client_id].encrypt(credentials).decode()
+        return 200, answer
+
+    def _update(self, client_id: str, document: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return 200, self._news(document["manifest_sha256"])
+
+    def _submit(self, client_id: str, document: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if document["report_id"] not in {report["report_id"] for report in self.reports}:
+            self.reports.append(document)
+            self.tokens[document["report_id"]] = self._token()
+        token = self.tokens[document["report_id"]]
+        return 200, {"status": "ok", "exchange_token": token, "update": self._news(None)}
+
+    def _news(self, held: str | None) -> dict[str, Any]:
+        news: dict[str, Any] = {"status": "current", "current_release": 0, "release": None, "patches": self.patches}
+        if self.signed_manifest is not None:
+            text, signature = self.signed_manifest
+            news["manifest"] = {"text": text, "signature": signature}
+        return news
+
+    def _token(self) -> str:
+        self._count += 1
+        return f"token-{self._count}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Takes a request apart and hands it to the peer."""
+
+    peer: Peer
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        endpoint = self.path.rpartition("/")[2]
+        self.peer.on_request(endpoint)
+        fault = self.peer.always or (self.peer.faults.popleft() if self.peer.faults else None)
+        if fault is not None and not fault.after:
+            self.peer.requests.append((endpoint, {}))
+        else:
+            status, answer = self.peer.answer(endpoint, self._fields(body))
+            if fault is None:
+                self._send(status, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+                return
+        self._misbehave(fault)
+
+    def _fields(self, body: bytes) -> dict[str, bytes]:
+        head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
+        parts = email.message_from_bytes(head + body, policy=email.policy.HTTP)
+        fields = {}
+        for part in parts.iter_parts():  # type: ignore[attr-defined]  # the policy makes EmailMessages
+            fields[part.get_param("name", header="content-disposition")] = part.get_payload(decode=True)
+        return fields
+
+    def _misbehave(self, fault: Fault) -> None:
+        if fault.hang:
+            self.peer.released.wait(30)
+            self.close_connection = True
+        elif fault.drop:
+            self.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"status"')
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+        else:
+            self._send(fault.status, fault.body, fault.headers)
+
+    def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        return
+
+
+class Machine:
+    """A client in a root of its own. `clock` is moved by the tests; each use of `client()` is a new process as far as state goes."""
+
+    def __init__(self, paths: Paths, peer: Peer) -> None:
+        self.paths = paths
+        self.peer = peer
+        self.offset = timedelta(0)
+        (paths.client_code / "plugins").mkdir(parents=True)
+
+    def clock(self) -> datetime:
+        return utc_now() + self.offset
+
+    def client(self) -> Client:
+        return Client(self.paths, clock=self.clock)
+
+    def set_up(self, **changes: Any) -> None:
+        set_up(self.client(), self.peer.bundle(**changes), force=False)
+
+    def plugin(self, name: str, text: str, *, directory: str = "plugins", mode: int = 0o755) -> Path:
+        path = self.paths.client_code / directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(mode)
+        return path
+
+    def minute(self, *, now: bool = False) -> Client:
+        """One `run`, in this process."""
+        client = self.client()
+        with client.locked():
+            Minute(client, now=now).run()
+        return self.client()
+
+    def later(self, **duration: float) -> None:
+        """Let time pass."""
+        self.offset += timedelta(**duration)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return {**os.environ, ROOT_VARIABLE: str(self.paths.root), **more}
+
+    def run(self, *words: str, input: bytes | None = None, **more: str) -> subprocess.CompletedProcess[bytes]:
+        """A real `penguindome-client` process, to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "penguindome.client", *words], env=self.environment(**more), capture_output=True,
+            timeout=60, check=False, input=input,
+        )  # fmt: skip
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        """A real `penguindome-client` process, running."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "penguindome.client", *words], env=self.environment(),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
