@@ -1,6 +1,7 @@
 """What client, server and plugins share. Imports nothing of the server or of the command line.
 
-`from penguindome import cached_data, var_dir` is for plugins (see `penguindome.cache`); importing the package costs nothing.
+`from penguindome import cached_data, var_dir` is for plugins (see `penguindome.cache`); importing the package costs
+nothing.
 """
 
 from __future__ import annotations

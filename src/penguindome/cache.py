@@ -21,9 +21,10 @@ _LARGEST = 8 * 1024 * 1024
 def cached_data(name: str, data: Any, *, max_age: timedelta | str | int | None = None) -> Any:
     """Remember `data` under `name` and return it; or, when `data` is None, return what was remembered last.
 
-    For a plugin that cannot look just now (nobody is logged in, the network is away) and would rather report what was true last. `name`
-    is best the plugin's own. Returns None when nothing is remembered, or it is older than `max_age` (a timedelta, seconds, or `3d`).
-    Data is anything that `penguindome.json` can write. A cache that cannot be written or read costs the memory, not the report.
+    For a plugin that cannot look just now (nobody is logged in, the network is away) and would rather report what was
+    true last. `name` is best the plugin's own. Returns None when nothing is remembered, or it is older than `max_age`
+    (a timedelta, seconds, or `3d`). Data is anything that `penguindome.json` can write. A cache that cannot be written
+    or read costs the memory, not the report.
     """
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot name a cache: letters, digits and _ . + - only")
@@ -67,7 +68,9 @@ def _var_dir() -> str:
 
 
 def __getattr__(name: str) -> Any:
-    """`var_dir`: the full path (text) of a directory in which plugins may keep files, named so that it is clear whose they are."""
+    """`var_dir`: the full path (text) of a directory in which plugins may keep files, named so that it is clear whose
+    they are.
+    """
     if name == "var_dir":
         return _var_dir()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar
@@ -21,8 +22,9 @@ class AlreadyRunning(PenguinDomeError):
 def write_atomically(path: Path, data: bytes | str, *, mode: int = 0o600, owner: tuple[int, int] | None = None) -> None:
     """Replace the contents of `path` such that every reader, and a crash at any instant, sees the old file or the new.
 
-    The new file has exactly `mode` (whatever the umask) and `owner` (uid, gid) before it holds a byte. File and directory are
-    synced to disk. A link at `path` is replaced, not followed. Raises OSError; the old file is then still there.
+    The new file has exactly `mode` (whatever the umask) and `owner` (uid, gid) before it holds a byte. File and
+    directory are synced to disk. A link at `path` is replaced, not followed. Raises OSError; the old file is then still
+    there.
     """
     path = Path(path)
     contents = data.encode("utf-8") if isinstance(data, str) else data
@@ -56,8 +58,9 @@ def sync_directory(path: Path) -> None:
 
 
 def read_limited(path: Path, limit: int) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes. Raises OSError, or InvalidData when it is larger or no regular
-    file (a FIFO or device is not opened for reading, so that nothing blocks)."""
+    """The bytes of a regular file of at most `limit` bytes. Raises OSError, or InvalidData when it is larger or no
+    regular file (a FIFO or device is not opened for reading, so that nothing blocks).
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -92,8 +95,8 @@ def ensure_directory(path: Path, mode: int = 0o755) -> None:
 class FileLock:
     """An exclusive lock on a file, which stays behind when it is released (deleting it would let two hold it).
 
-    `with FileLock(path):` raises AlreadyRunning at once when another process, or another FileLock of this one, holds it. The
-    kernel releases it with the process, however that ends; children do not inherit it.
+    `with FileLock(path):` raises AlreadyRunning at once when another process, or another FileLock of this one, holds
+    it. The kernel releases it with the process, however that ends; children do not inherit it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -129,6 +132,79 @@ class FileLock:
 
     def release(self) -> None:
         """Give the lock back; nothing happens when it is not held."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class LineFile:
+    """A file of lines that is rotated by size, and to which several processes may write.
+
+    Each line is one `write` to a file opened for appending; rotation happens under a lock, and a writer whose file was
+    rotated away by another notices it. Nothing raises: what cannot be written is lost.
+    """
+
+    def __init__(self, path: Path, max_bytes: int, backups: int, *, mode: int = 0o640) -> None:
+        self.path = path
+        self.max_bytes = max_bytes
+        self.backups = backups
+        self.mode = mode
+        self._descriptor: int | None = None
+        self._lock = threading.Lock()
+
+    def write(self, line: str) -> None:
+        """Append a line; its end is added."""
+        data = line.encode("utf-8", "backslashreplace") + b"\n"
+        with self._lock:
+            try:
+                self._append(data)
+            except OSError:
+                self._close()
+
+    def close(self) -> None:
+        """Close the file; the next `write` opens it again."""
+        with self._lock:
+            self._close()
+
+    def _append(self, data: bytes) -> None:
+        if self._descriptor is None or not self._is_current(self._descriptor):
+            self._open()
+        if self._descriptor is None:
+            return
+        size = os.fstat(self._descriptor).st_size
+        if size and size + len(data) > self.max_bytes:
+            self._rotate()
+        os.write(self._descriptor, data)
+
+    def _is_current(self, descriptor: int) -> bool:
+        try:
+            there = self.path.lstat()
+        except OSError:
+            return False
+        return os.path.samestat(os.fstat(descriptor), there)
+
+    def _open(self) -> None:
+        self._close()
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK
+        try:
+            self._descriptor = os.open(self.path, flags, self.mode)
+        except FileNotFoundError:
+            self.path.parent.mkdir(0o750, parents=True, exist_ok=True)
+            self._descriptor = os.open(self.path, flags, self.mode)
+
+    def _rotate(self) -> None:
+        assert self._descriptor is not None
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        # Another process may have rotated while we waited for the lock, which the old file's descriptor still holds.
+        if self._is_current(self._descriptor):
+            for number in range(self.backups - 1, 0, -1):
+                older = Path(f"{self.path}.{number}")
+                if older.is_file():
+                    older.rename(f"{self.path}.{number + 1}")
+            self.path.rename(f"{self.path}.1")
+        self._open()
+
+    def _close(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

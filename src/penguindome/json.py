@@ -52,7 +52,8 @@ def dump(value: Any, file: IO[str], *, indent: int | None = None, sort_keys: boo
 def loads(text: str | bytes) -> Any:
     """Parse JSON; texts under keys ending in `_at` that are ISO 8601 with a time zone become aware UTC datetimes.
 
-    Raises InvalidData for anything that is not JSON in UTF-8, is nested too deeply, or holds NaN or a number that is infinite.
+    Raises InvalidData for anything that is not JSON in UTF-8, is nested too deeply, or holds NaN or a number that is
+    infinite.
     """
     text = _decode(text)
     # An escape may spell the suffix; only a text with neither can do without the walk over every object.

@@ -1,23 +1,22 @@
 """Logging: to stderr, syslog or a file as the settings say (by Logbook), and always to a local debug log.
 
-A record is one line whatever it holds: control characters are escaped. Nothing here ever breaks the program that logs: a full
-disk, a syslog host that is away or a directory that may not be written costs records and nothing else.
+A record is one line whatever it holds: control characters are escaped. Nothing here ever breaks the program that logs:
+a full disk, a syslog host that is away or a directory that may not be written costs records and nothing else.
 
-`get_logger(name)` is cheap and may be called while a module is imported. Its methods take a text with `{}` fields, filled by
-`str.format`. Logbook itself is imported only when a record is for one of its handlers, so that a run that has nothing to say
-does not pay for it; the local debug log is written directly. What other libraries log through the standard library's `logging`
-is redirected to the same places.
+`get_logger(name)` is cheap and may be called while a module is imported. Its methods take a text with `{}` fields,
+filled by `str.format`. Logbook itself is imported only when a record is for one of its handlers, so that a run that has
+nothing to say does not pay for it; the local debug log is written directly. What other libraries log through the
+standard library's `logging` is redirected to the same places.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from penguindome.files import LineFile
 from penguindome.paths import Paths
 from penguindome.settings import Setting, Settings
 from penguindome.times import isoformat, utc_now
@@ -29,6 +28,9 @@ LEVELS: Sequence[str] = ("debug", "info", "notice", "warning", "error", "critica
 FACILITIES: Sequence[str] = (
     *("auth", "authpriv", "cron", "daemon", "ftp", "kern", "lpr", "mail", "news", "syslog", "user", "uucp"),
     *(f"local{number}" for number in range(8)),
+)
+_FILE_FORMAT = (
+    "{record.time:%Y-%m-%dT%H:%M:%S.%f}Z [{record.process}] {record.level_name} {record.channel}: {record.message}"
 )
 DEBUG_LOG_SIZE = 1024 * 1024
 DEBUG_LOG_BACKUPS = 3
@@ -97,10 +99,11 @@ def get_logger(name: str) -> Logger:
 
 
 def configure(settings: Settings, *, component: Component, paths: Paths, stderr_level: str | None = None) -> None:
-    """Send records where `settings` say, and to the debug log of `component` below `paths.logs`; replaces what was configured.
+    """Send records where `settings` say, and to the debug log of `component` below `paths.logs`; replaces what was
+    configured.
 
-    With `stderr_level`, records from that level on go to stderr too (for commands at a terminal). Records below `logging.level`
-    reach the debug log only.
+    With `stderr_level`, records from that level on go to stderr too (for commands at a terminal). Records below
+    `logging.level` reach the debug log only.
     """
     _state.close()
     _state.debug_log = LineFile(paths.logs / component / "debug.log", DEBUG_LOG_SIZE, DEBUG_LOG_BACKUPS)
@@ -153,88 +156,13 @@ def redirect_standard_library() -> None:
 
 
 def one_line(text: str) -> str:
-    """The text with everything that could act on a terminal or end a line escaped: `\\n`, `\\x1b`, `\\u202e`."""
+    r"""The text with everything that could act on a terminal or end a line escaped: `\n`, `\x1b`, `\u202e`."""
     if text.isprintable():
         return text
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
-
-
-class LineFile:
-    """A file of lines that is rotated by size, and to which several processes may write.
-
-    Each line is one `write` to a file opened for appending; rotation happens under a lock, and a writer whose file was rotated
-    away by another notices it. Nothing raises: what cannot be written is lost.
-    """
-
-    def __init__(self, path: Path, max_bytes: int, backups: int, *, mode: int = 0o640) -> None:
-        self.path = path
-        self.max_bytes = max_bytes
-        self.backups = backups
-        self.mode = mode
-        self._descriptor: int | None = None
-        self._lock = threading.Lock()
-
-    def write(self, line: str) -> None:
-        """Append a line; its end is added."""
-        data = line.encode("utf-8", "backslashreplace") + b"\n"
-        with self._lock:
-            try:
-                self._append(data)
-            except OSError:
-                self._close()
-
-    def close(self) -> None:
-        """Close the file; the next `write` opens it again."""
-        with self._lock:
-            self._close()
-
-    def _append(self, data: bytes) -> None:
-        if self._descriptor is None or not self._is_current(self._descriptor):
-            self._open()
-        if self._descriptor is None:
-            return
-        size = os.fstat(self._descriptor).st_size
-        if size and size + len(data) > self.max_bytes:
-            self._rotate()
-        os.write(self._descriptor, data)
-
-    def _is_current(self, descriptor: int) -> bool:
-        try:
-            there = os.stat(self.path, follow_symlinks=False)
-        except OSError:
-            return False
-        return os.path.samestat(os.fstat(descriptor), there)
-
-    def _open(self) -> None:
-        self._close()
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK
-        try:
-            self._descriptor = os.open(self.path, flags, self.mode)
-        except FileNotFoundError:
-            os.makedirs(self.path.parent, 0o750, exist_ok=True)
-            self._descriptor = os.open(self.path, flags, self.mode)
-
-    def _rotate(self) -> None:
-        import fcntl
-
-        assert self._descriptor is not None
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        # Another process may have rotated while we waited for the lock, which the old file's descriptor still holds.
-        if self._is_current(self._descriptor):
-            for number in range(self.backups - 1, 0, -1):
-                older = f"{self.path}.{number}"
-                if os.path.lexists(older):
-                    os.rename(older, f"{self.path}.{number + 1}")
-            os.rename(self.path, f"{self.path}.1")
-        self._open()
-
-    def _close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
 
 
 class _Route:
@@ -248,11 +176,10 @@ class _Route:
 
     def send(self, name: str, level: int, message: str) -> None:
         """Hand a record to the handler; whatever happens there stays there."""
-        import logbook
-
         try:
             if self._handler is None:
                 self._handler = self._make()
+            logbook = _logbook()
             record = logbook.LogRecord(name, logbook.lookup_level(LEVELS[level].upper()), message)
             record.heavy_init()
             self._handler.emit(record)
@@ -358,10 +285,16 @@ def _handler(kind: str, values: dict[str, Any], component: str, paths: Paths) ->
     return _stderr_handler()
 
 
-def _stderr_handler() -> Any:
-    import logbook
+def _logbook() -> Any:
+    import logbook  # type: ignore[import-untyped]  # carries no types
 
-    class StderrHandler(logbook.StderrHandler):  # type: ignore[misc]  # logbook has no types
+    return logbook
+
+
+def _stderr_handler() -> Any:
+    class StderrHandler(_logbook().StderrHandler):  # type: ignore[misc]  # a class of Any
+        """Looks for `sys.stderr` at each record, and does not mind if it is closed."""
+
         def emit(self, record: Any) -> None:
             _to_stderr(self.format(record))
 
@@ -369,16 +302,13 @@ def _stderr_handler() -> Any:
 
 
 def _file_handler(values: dict[str, Any], component: str, paths: Paths) -> Any:
-    import logbook
-
     path = values["file.path"] or paths.logs / component / "penguindome.log"
 
-    class FileHandler(logbook.Handler, logbook.StringFormatterHandlerMixin):  # type: ignore[misc]  # logbook has no types
+    class FileHandler(_logbook().FileHandler):  # type: ignore[misc]  # a class of Any
         """Logbook's own rotation loses records when several processes write to one file."""
 
         def __init__(self) -> None:
-            logbook.Handler.__init__(self)
-            logbook.StringFormatterHandlerMixin.__init__(self, _FILE_FORMAT)
+            super().__init__(path, format_string=_FILE_FORMAT, delay=True)
             self.file = LineFile(path, values["file.max_bytes"], values["file.backups"])
 
         def emit(self, record: Any) -> None:
@@ -390,16 +320,9 @@ def _file_handler(values: dict[str, Any], component: str, paths: Paths) -> Any:
     return FileHandler()
 
 
-_FILE_FORMAT = (
-    "{record.time:%Y-%m-%dT%H:%M:%S.%f}Z [{record.process}] {record.level_name} {record.channel}: {record.message}"
-)
-
-
 def _syslog_handler(values: dict[str, Any], component: str) -> Any:
-    import logbook
-
     address = (values["syslog.host"], values["syslog.port"]) if values["syslog.host"] else "/dev/log"
-    return logbook.SyslogHandler(
+    return _logbook().SyslogHandler(
         f"penguindome-{component}",
         address,
         values["syslog.facility"],

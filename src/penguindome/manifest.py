@@ -1,8 +1,8 @@
 """Signed manifests: which files may run, with which contents.
 
 The text is JSON, signed as it stands (armoured, detached) by the server key:
-`{"format":1,"kind":"release","release":0,"issued_at":...,"expires_at":...,"files":{"plugins/os_info.py":{"sha256":...,"size":...,
-"mode":"0755"}}}`.
+`{"format":1,"kind":"release","release":0,"issued_at":...,"expires_at":...,"files":{"plugins/os_info.py":ENTRY, ...}}`
+with entries `{"sha256":HEX,"size":NUMBER,"mode":"0755"}`.
 
 Rules of `Manifest.load`, in this order and without I/O:
 1. At most 8 MiB.
@@ -10,10 +10,11 @@ Rules of `Manifest.load`, in this order and without I/O:
 3. The text is JSON of format 1 with exactly these keys and types, and `issued_at` lies before `expires_at`.
 4. Every name is a relative path of plain components: no `..`, `.`, empty component, backslash, NUL or other control
    character, nothing absolute, nothing over 255 bytes a component or 1,024 in all; no name is a directory of another.
-Whether a manifest has expired, or is older than one seen before, is for the caller to judge: he knows the clock and the past.
+Whether a manifest has expired, or is older than one seen before, is for the caller to judge: he knows the clock and the
+past.
 
-A file agrees with the manifest when it is a regular file, reached without following a link below the root, with that size,
-hash and mode. Below the directories of `RUNNABLE` a file that no manifest names is a problem too.
+A file agrees with the manifest when it is a regular file, reached without following a link below the root, with that
+size, hash and mode. Below the directories of `RUNNABLE` a file that no manifest names is a problem too.
 """
 
 from __future__ import annotations
@@ -86,10 +87,11 @@ class Manifest:
             content = json.loads(data)
         except InvalidData as error:
             raise ManifestError(f"the manifest is {error.message}") from error
-        return cls._from_content(content, data)
+        return cls.from_content(content, data)
 
     @classmethod
-    def _from_content(cls, content: Any, data: bytes) -> Manifest:
+    def from_content(cls, content: Any, data: bytes) -> Manifest:
+        """Check rules 3 and 4 for parsed content, whose text is `data`; for text just verified, or made."""
         _demand(isinstance(content, dict) and set(content) == _KEYS, "it has not the keys of a manifest")
         _demand(_is_int(content["format"]) and content["format"] == FORMAT, f"its format is not {FORMAT}")
         _demand(isinstance(content["kind"], str) and bool(content["kind"]), "its kind is not a text")
@@ -126,7 +128,7 @@ def build(
         files[name] = {"sha256": sha256(contents).hexdigest(), "size": len(contents), "mode": f"{mode:04o}"}
     content = {"format": FORMAT, "kind": kind, "release": release, "issued_at": issued_at, "expires_at": expires_at}
     data = json.dumps({**content, "files": files}).encode("ascii")
-    Manifest._from_content(json.loads(data), data)
+    Manifest.from_content(json.loads(data), data)
     return data
 
 
@@ -143,7 +145,8 @@ def verify_tree(manifest: Manifest, root: Path, *, runnable: Iterable[str] = RUN
 
 
 def open_verified(manifest: Manifest, root: Path, name: str) -> bytes:
-    """The contents of a file, read once and checked: what is returned is what was signed, whatever happens to the file later.
+    """The contents of a file, read once and checked: what is returned is what was signed, whatever happens to the file
+    later.
 
     Raises ManifestError.
     """
@@ -182,7 +185,7 @@ def check_names(names: Iterable[object]) -> None:
         parts = name.split("/")
         for count in range(1, len(parts)):
             parent = "/".join(parts[:count])
-            _demand(parent not in known, f"{ascii(parent[:100])} is both a file and a directory")
+            _demand(parent not in known, f"{parent[:100]!a} is both a file and a directory")
 
 
 def _entry(name: str, entry: Any) -> FileEntry:
@@ -200,7 +203,7 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _demand(condition: bool, problem: str) -> None:
+def _demand(condition: object, problem: str) -> None:
     if not condition:
         raise ManifestError(f"this is not a usable manifest: {problem}")
 

@@ -2,11 +2,11 @@
 
 Rules for what comes from outside, in this order, all without I/O:
 1. Length: a signature has at most 4 KiB, a certificate 64 KiB.
-2. Shape: one ASCII armour with nothing before or after it, holding exactly one signature packet, or the packets of exactly
-   one certificate. Compressed, encrypted and literal data are not even handed to the library.
+2. Shape: one ASCII armour with nothing before or after it, holding exactly one signature packet, or the packets of
+exactly one certificate. Compressed, encrypted and literal data are not even handed to the library.
 3. A certificate holds no secret, has a v4 fingerprint (40 hex digits) and is neither revoked nor expired.
-4. A signature is over bytes (not text with interchangeable line ends) and is verified against one pinned certificate, never
-   against whatever a keyring holds. Weak digests (SHA-1, MD5) do not count.
+4. A signature is over bytes (not text with interchangeable line ends) and is verified against one pinned certificate,
+never against whatever a keyring holds. Weak digests (SHA-1, MD5) do not count.
 Errors of either library become SignatureError or KeyMaterialError, with nothing secret in them.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -99,8 +100,8 @@ class Certificate:
     def verify(self, data: bytes, signature: bytes) -> str:
         """Check that `signature` (armoured, detached) is by this certificate and over exactly `data`.
 
-        Returns the fingerprint of the key (primary or subkey) that made it. Raises SignatureError; its kind ClockSkew when the
-        signature says that it was made more than half an hour ahead of our clock.
+        Returns the fingerprint of the key (primary or subkey) that made it. Raises SignatureError; its kind ClockSkew
+        when the signature says that it was made more than half an hour ahead of our clock.
         """
         import pysequoia
         from pysequoia.packet import SignatureType
@@ -122,7 +123,9 @@ class Certificate:
         return str(good[0].signing_key).upper()
 
     def encrypt(self, data: bytes) -> bytes:
-        """Encrypt for the holder of the private key; armoured. Raises KeyMaterialError, also if it has no key for that."""
+        """Encrypt for the holder of the private key; armoured. Raises KeyMaterialError, also if it has no key for
+        that.
+        """
         import pysequoia
 
         self._refuse_dead()
@@ -178,7 +181,9 @@ class DeviceKey:
 
     @classmethod
     def from_text(cls, text: str | bytes) -> DeviceKey:
-        """Read an armoured private key (without passphrase). Raises KeyMaterialError, which does not repeat any of it."""
+        """Read an armoured private key (without passphrase). Raises KeyMaterialError, which does not repeat any of
+        it.
+        """
         import pysequoia
 
         raw = _dearmour(text, b"PRIVATE KEY BLOCK", LONGEST_CERTIFICATE, KeyMaterialError, "this is not a private key")
@@ -233,8 +238,9 @@ def issuer_fingerprint(signature: bytes) -> str:
 class ServerKeyring:
     """The private keys of root, in a GnuPG home directory. For commands that root runs, never for the web process.
 
-    Use it as a context manager, or `close` it: gpg starts an agent, which then goes. The agent's socket lies in the home
-    directory, where its name may have no more than 107 bytes; gpg is therefore given a short link to the home directory.
+    Use it as a context manager, or `close` it: gpg starts an agent, which then goes. The agent's socket lies in the
+    home directory, where its name may have no more than 107 bytes; gpg is therefore given a short link to the home
+    directory.
     """
 
     def __init__(self, home: Path) -> None:
@@ -332,11 +338,12 @@ class ServerKeyring:
         return self._gpg
 
 
-def _short_directory() -> str | None:
-    for candidate in (tempfile.gettempdir(), "/run", "/tmp", "/dev/shm"):
-        if len(candidate) < 50:
+def _short_directory() -> str:
+    # mkdtemp makes a directory of our own (0700) below it, so that a world-writable one will do.
+    for candidate in (tempfile.gettempdir(), "/run"):
+        if len(candidate) < 60 and os.access(candidate, os.W_OK):
             return candidate
-    return None
+    return "/tmp"  # noqa: S108  # see above
 
 
 def _full(fingerprint: str) -> str:

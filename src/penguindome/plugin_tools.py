@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from penguindome import json, processes
-from penguindome.cache import cached_data as cached_data
 from penguindome.processes import ProgramMissing
 
 unknown = "unknown"
@@ -82,8 +81,8 @@ class DBusUser:
     """Runs programs as a logged-in user, inside his running D-Bus session, as in
     `DBusUser("alice").run(["gsettings", "get", "org.gnome.desktop.screensaver", "lock-enabled"])`.
 
-    `display` becomes $DISPLAY. A user that does not exist is a KeyError. `address` is that of the session bus, or None if the user
-    has none. Root gives its rights up before the program starts; another user can only run as himself.
+    `display` becomes $DISPLAY. A user that does not exist is a KeyError. `address` is that of the session bus, or None
+    if the user has none. Root gives its rights up before the program starts; another user can only run as himself.
     """
 
     def __init__(self, user: str, display: str | None = None) -> None:

@@ -30,7 +30,9 @@ class ProgramMissing(ProcessError):
 
 @dataclass(frozen=True)
 class Completed:
-    """What became of a program. `returncode` is negative for a signal; `stdout` and `stderr` are cut at the output limit."""
+    """What became of a program. `returncode` is negative for a signal; `stdout` and `stderr` are cut at the output
+    limit.
+    """
 
     returncode: int
     stdout: bytes
@@ -48,7 +50,7 @@ def run(
     command: Sequence[str | os.PathLike[str]],
     *,
     timeout: float,
-    input: bytes | None = None,
+    input: bytes | None = None,  # noqa: A002  # the name that subprocess gives it
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
     check: bool = True,
@@ -57,10 +59,10 @@ def run(
 ) -> Completed:
     """Run a program (no shell) to its end and return its output.
 
-    It gets a session and process group of its own, which is killed whole (SIGTERM, then SIGKILL) after `timeout` seconds or when
-    stdout or stderr passes `output_limit` bytes; standard input is `input`, or empty. With `check`, a status that is not in
-    `ok_codes`, the time-out and the limit are a ProcessError; without, they are for the caller to see. A program that is missing
-    is always a ProcessError (ProgramMissing). Safe to call from several threads at once.
+    It gets a session and process group of its own, which is killed whole (SIGTERM, then SIGKILL) after `timeout`
+    seconds or when stdout or stderr passes `output_limit` bytes; standard input is `input`, or empty. With `check`, a
+    status that is not in `ok_codes`, the time-out and the limit are a ProcessError; without, they are for the caller to
+    see. A program that is missing is always a ProcessError (ProgramMissing). Safe to call from several threads at once.
     """
     words = [os.fspath(word) for word in command]
     _log_debug(words)

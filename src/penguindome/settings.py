@@ -1,9 +1,9 @@
 """Settings: declared once with type, default and description; read from YAML; every value knows where it came from.
 
 Built-in defaults < fragments (`*.yml` of a directory, in the order of their names) < the main file. Names are dotted
-(`database.uri`), and a file may nest them or write them with dots, as it likes. In a file, an empty value (`null`) means
-the built-in default. A wrong type or value is a SettingsError that begins with `FILE:LINE: name:`; an unknown name is a
-warning, so that an older program can read a newer file. Values of secret settings never appear in a message.
+(`database.uri`), and a file may nest them or write them with dots, as it likes. In a file, an empty value (`null`)
+means the built-in default. A wrong type or value is a SettingsError that begins with `FILE:LINE: name:`; an unknown
+name is a warning, so that an older program can read a newer file. Values of secret settings never appear in a message.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 from penguindome.errors import SettingsError
 from penguindome.files import write_atomically
 from penguindome.times import format_duration, parse_duration
-
-Kind = Union[type, str]
 
 _KIND_NAMES: Mapping[Any, str] = {str: "str", int: "int", bool: "bool", float: "float", list: "list", dict: "map"}
 _EXPECTED = {
@@ -37,13 +35,14 @@ _EXPECTED = {
 class Setting:
     """One setting.
 
-    `kind` is str, int, bool, float, or one of "duration" (a timedelta), "list" (of plain values), "map", "path" (a Path,
-    absolute). `minimum` and `maximum` are in the kind's own terms (timedelta for durations). `check` gets the converted value and
-    raises ValueError, or returns a text, when it does not fit. `default` is the converted value; None means: not set.
+    `kind` is str, int, bool, float, or one of "duration" (a timedelta), "list" (of plain values), "map", "path" (a
+    Path, absolute). `minimum` and `maximum` are in the kind's own terms (timedelta for durations). `check` gets the
+    converted value and raises ValueError, or returns a text, when it does not fit. `default` is the converted value;
+    None means: not set.
     """
 
     name: str
-    kind: Kind = str
+    kind: type | str = str
     default: Any = None
     description: str = ""
     choices: Sequence[Any] = ()
@@ -204,7 +203,9 @@ class Settings:
 
 
 def load(schema: Schema, main: Path, fragments: Path) -> Settings:
-    """Read the settings of a program; files that are not there count as empty. Raises SettingsError with file and line."""
+    """Read the settings of a program; files that are not there count as empty. Raises SettingsError with file and
+    line.
+    """
     reading = _Reading(schema)
     for path in [*_fragments(fragments), Path(main)]:
         reading.add(path)

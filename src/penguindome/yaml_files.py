@@ -1,14 +1,15 @@
 """YAML files that people write: settings and checks, read with the line of every value.
 
-What is read is plainer than YAML 1.1, which has surprises: keys are always text; dates, and clock times such as `10:30` (in
-YAML 1.1 a number to base 60), stay text; a date with time and zone is an aware datetime; tags that make objects, keys given
-twice, NaN and infinities are errors. A file may have 1 MiB, and aliases may not multiply it.
+What is read is plainer than YAML 1.1, which has surprises: keys are always text; dates, and clock times such as `10:30`
+(in YAML 1.1 a number to base 60), stay text; a date with time and zone is an aware datetime; tags that make objects,
+keys given twice, NaN and infinities are errors. A file may have 1 MiB, and aliases may not multiply it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,7 +161,7 @@ class _Builder:
             value = getattr(SafeConstructor(), f"construct_yaml_{kind}")(node)
         except (ValueError, KeyError) as error:
             raise self.error(node, f"{text[:40]!r} is not of the kind {kind}") from error
-        if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        if isinstance(value, float) and not isfinite(value):
             raise self.error(node, f"{text[:40]!r} is not a finite number")
         return value
 
