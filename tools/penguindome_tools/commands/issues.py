@@ -1,0 +1,171 @@
+"""`penguindome issues`: what is wrong in the fleet, since when, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from penguindome.errors import UsageError
+from penguindome_server.audit import AuditSettings, audit
+from penguindome_server.business_time import from_settings
+from penguindome_server.enrolment import find_client
+from penguindome_server.issues import SEVERITIES, Grace, Listed, close_issue, list_issues, open_issue, open_issues
+from penguindome_server.store import Document
+from penguindome_tools.context import Context, pass_context
+from penguindome_tools.output import json_option, print_json, print_table
+
+FOUND_PROBLEMS = 1
+AUDIT_COLUMNS = ("client", "issue", "since_at", "severity", "remedy")
+LIST_COLUMNS = ("id", "client", "issue", "state", "since_at", "severity", "in_grace")
+
+
+@click.group()
+def command() -> None:
+    """Find, list, open and close issues: problems of clients.
+
+    \b
+    Examples:
+      penguindome issues audit
+      penguindome issues list --client laptop7 --state all
+      penguindome issues close laptop7 no-firewall --reason "replaced next week"
+    """
+
+
+@command.command("audit")
+@json_option
+@pass_context
+def audit_command(context: Context, *, as_json: bool) -> None:
+    """Look for what time alone brings, then show all issues that are past their grace period.
+
+    Exits with 1 when there is anything to show.
+
+    \b
+    Examples:
+      penguindome issues audit
+      penguindome issues audit --json | jq -r '.past_grace[].client'
+    """
+    result = audit(context.store, context.checks, AuditSettings.from_settings(context.settings), now=context.clock())
+    if as_json:
+        print_json(
+            {
+                "past_grace": [issue.row() for issue in result.past_grace],
+                "in_grace": [issue.row() for issue in result.in_grace],
+                "warnings": result.warnings,
+                "clients": result.clients,
+            }
+        )
+    else:
+        for warning in result.warnings:
+            click.echo(f"warning: {warning}", err=True)
+        print_table([issue.row() for issue in result.past_grace], AUDIT_COLUMNS, as_json=False)
+        if result.in_grace:
+            click.echo(f"{len(result.in_grace)} more in grace: penguindome issues list --all", err=True)
+    if result.found_problems:
+        raise click.exceptions.Exit(FOUND_PROBLEMS)
+
+
+@command.command("list")
+@click.option("--client", "host", help="Only issues of this client (host name or beginning of its id).")
+@click.option("--name", help="Only issues of this name.")
+@click.option("--state", type=click.Choice(["open", "closed", "all"]), default="open", show_default=True)
+@click.option("--all", "with_grace", is_flag=True, help="Also open issues whose grace period is not over.")
+@json_option
+@pass_context
+def list_command(
+    context: Context, *, host: str | None, name: str | None, state: str, with_grace: bool, as_json: bool
+) -> None:
+    """List issues, the worst first.
+
+    \b
+    Examples:
+      penguindome issues list --all
+      penguindome issues list --name no-firewall --json
+      penguindome issues list --client laptop7 --state closed
+    """
+    client_id = find_client(context.store, host)["_id"] if host else None
+    grace = Grace(context.checks, from_settings(context.settings), context.clock())
+    wanted = None if state == "all" else state
+    found = sorted(
+        (
+            issue
+            for issue in list_issues(context.store, grace, client_id=client_id, name=name, state=wanted)
+            if with_grace or not issue.in_grace
+        ),
+        key=_rank,
+    )
+    print_table([issue.row() for issue in found], LIST_COLUMNS, as_json=as_json, empty="no issues")
+
+
+def _rank(issue: Listed) -> tuple[int, str, str]:
+    return issue.rank
+
+
+@command.command("open")
+@click.argument("host")
+@click.argument("name")
+@click.option("--details", default="", help="What a reader should know about it.")
+@click.option("--severity", type=click.Choice(SEVERITIES), help="Default: the check's, or medium.")
+@pass_context
+def open_command(context: Context, *, host: str, name: str, details: str, severity: str | None) -> None:
+    """Open the issue NAME on a client by hand. Only `close` closes it.
+
+    \b
+    Examples:
+      penguindome issues open laptop7 lost --severity critical --details "left in a train on Monday"
+    """
+    if not name.strip() or not name.isprintable():
+        raise UsageError("the name of an issue must be printable text")
+    open_issue(
+        context.store,
+        context.checks,
+        find_client(context.store, host),
+        name,
+        who=context.who,
+        now=context.clock(),
+        severity=severity,
+        details=details,
+    )
+
+
+@command.command("close")
+@click.argument("words", nargs=-1, required=True, metavar="HOST NAME | ID")
+@click.option("--reason", default="", help="Why; kept in the issue's history.")
+@pass_context
+def close_command(context: Context, *, words: Sequence[str], reason: str) -> None:
+    """Close an open issue by hand: the issue NAME of a client, or the one with this ID.
+
+    If the problem is still there when the client collects its data again, the issue opens again.
+
+    \b
+    Examples:
+      penguindome issues close laptop7 no-firewall --reason "false alarm"
+      penguindome issues close 3fb1c0a5d2
+    """
+    issue = _find_issue(context, words)
+    close_issue(context.store, issue["_id"], who=context.who, now=context.clock(), reason=reason)
+
+
+def _find_issue(context: Context, words: Sequence[str]) -> Document:
+    if len(words) > 2:
+        raise UsageError(
+            "give a client and the name of an issue, or the id of an issue", hint="penguindome issues list"
+        )
+    if len(words) == 2:
+        host, name = words
+        client = find_client(context.store, host)
+        found: list[dict[str, Any]] = [
+            issue for issue in open_issues(context.store, client["_id"]) if issue["name"] == name
+        ]
+        if not found:
+            raise UsageError(f"{name!r} is not open on {host}", hint=f"penguindome issues list --all --client {host}")
+        return found[0]
+    issue_id = words[0].lower()
+    issues = context.store.collection("issues")
+    found = list(issues.find({"_id": {"$gte": issue_id, "$lt": issue_id + "g"}}, limit=2))
+    if not found:
+        raise UsageError(f"there is no issue {issue_id!r}", hint="penguindome issues list --all shows the ids")
+    if len(found) > 1:
+        raise UsageError(f"several issues have an id that begins with {issue_id!r}", hint="give more of it")
+    return found[0]
