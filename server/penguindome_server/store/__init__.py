@@ -2,10 +2,10 @@
 
 The engine is chosen by the setting `database.uri` (`open_store`). A document is a dict with a string `_id` and values
 of None, bool, int (64 bits, signed), float (finite), str, aware datetime (kept in UTC, to the millisecond, and only
-under keys that end in `_at`), list and dict with string keys (no dots, no NUL, no `$` in front), nested 64 deep at most,
-and of 1 MB at most (`packages`, and a document with an `outbox`: 4 MB). Anything else is refused with a StoreError that names
-the place, tuples and subclasses too. The store keeps a `_version` (int, from 1) in each document and raises it with
-each write.
+under keys that end in `_at`), list and dict with string keys (no dots, no NUL, no `$` in front), nested 64 deep at
+most, and of 1 MB at most (`packages`, and a document with an `outbox`: 4 MB). Anything else is refused with a
+StoreError that names the place, tuples and subclasses too. The store keeps a `_version` (int, from 1) in each
+document and raises it with each write.
 
 This package knows nothing of Flask or of the domain.
 """

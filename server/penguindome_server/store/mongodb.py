@@ -1,0 +1,187 @@
+"""The MongoDB engine: a standalone mongod, or a replica set, shared by any number of servers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pymongo import IndexModel, MongoClient, WriteConcern
+from pymongo.errors import CollectionInvalid
+from pymongo.read_concern import ReadConcern
+
+from penguindome_server.store import Document, StoreError, StoreUnavailable
+from penguindome_server.store.mongodb_collection import MongoCollection, Wires
+from penguindome_server.store.mongodb_connection import (
+    OPERATION_SECONDS,
+    OPTIONS,
+    PING_SECONDS,
+    SCAN_SECONDS,
+    connect,
+    deadline,
+    parse_address,
+)
+from penguindome_server.store.schema import SCHEMA, CollectionSchema, Index
+
+T = TypeVar("T")
+
+_DURABLE = WriteConcern(w="majority", j=True)
+_ACKNOWLEDGED = WriteConcern(w=1)
+
+
+class _Group:
+    """What a thread has done within `together`: whether it wrote, and which server, by which election, took it."""
+
+    def __init__(self) -> None:
+        self.has_written = False
+        self.primary = ""
+
+
+class MongoStore:
+    """A store in one database of MongoDB."""
+
+    def __init__(self, uri: str, *, schema: Mapping[str, CollectionSchema] = SCHEMA) -> None:
+        self._address = parse_address(uri)
+        self.uri = self._address.shown
+        self._schema = schema
+        self._local = threading.local()
+        self._client: MongoClient[Document] = connect(self._address)
+        self._database = self._client.get_database(
+            self._address.database,
+            codec_options=OPTIONS,
+            write_concern=_DURABLE,
+            read_concern=ReadConcern("majority"),
+        )
+        self._collections = {name: self._collection(collection) for name, collection in schema.items()}
+        try:
+            self.ping()
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def collection(self, name: str) -> MongoCollection:
+        """A collection of the schema; another name is a `StoreError`."""
+        try:
+            return self._collections[name]
+        except KeyError as error:
+            raise StoreError(f"the store has no collection {name!r}") from error
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Run `work` with writes that the primary alone acknowledges, then wait until a majority has all on disk."""
+        if self._is_together():
+            return work()
+        self._local.group = group = _Group()
+        try:
+            result = work()
+        except StoreError:
+            # Also a refusal may rest on a write that a fail-over could still undo.
+            self._settle(group)
+            raise
+        else:
+            self._settle(group)
+            return result
+        finally:
+            self._local.group = None
+
+    def check(self) -> list[str]:
+        """Problems found in structure and contents."""
+        problems: list[str] = []
+        for name, collection in self._collections.items():
+            with deadline(self._address, SCAN_SECONDS):
+                result = self._database.command("validate", name)
+            if not result.get("valid"):
+                problems.append(f"{name}: {result.get('errors') or 'not valid'}")
+            problems.extend(f"{name}: {index} is missing or not as the schema says" for index in self._missing(name))
+            problems.extend(collection.problems())
+        return problems
+
+    def ping(self) -> None:
+        """Raise `StoreUnavailable` when the store cannot serve reads now."""
+        with deadline(self._address, PING_SECONDS):
+            self._client.admin.command("ping")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    def _collection(self, schema: CollectionSchema) -> MongoCollection:
+        durable = self._database.get_collection(schema.name)
+        quick = durable.with_options(write_concern=_ACKNOWLEDGED, read_concern=ReadConcern("local"))
+        return MongoCollection(schema, Wires(self._address, durable, quick, self._is_together, self._stay))
+
+    def _is_together(self) -> bool:
+        return getattr(self._local, "group", None) is not None
+
+    def _stay(self) -> None:
+        """Called before each write within `together`: one that a fail-over undid must not be followed by others."""
+        group: _Group = self._local.group
+        group.has_written = True
+        description = self._client.topology_description
+        primary = next(
+            (
+                f"{server.address} {server.election_id}"
+                for server in description.server_descriptions().values()
+                if server.is_writable
+            ),
+            "",
+        )
+        if group.primary and primary != group.primary:
+            raise StoreUnavailable(f"MongoDB at {self.uri} has elected another primary")
+        group.primary = primary
+
+    def _settle(self, group: _Group) -> None:
+        """Wait until all writes of this thread are durable: a write that changes nothing waits for those before it."""
+        if group.has_written:
+            self._stay()
+            with deadline(self._address, OPERATION_SECONDS):
+                self._database["server_state"].update_one({"_id": "barrier"}, {"$unset": {"barrier": ""}})
+            self._stay()
+
+    def _prepare(self) -> None:
+        with deadline(self._address, SCAN_SECONDS):
+            present = set(self._database.list_collection_names())
+            for name in self._schema.keys() - present:
+                try:
+                    self._database.create_collection(name)
+                except CollectionInvalid:
+                    continue  # another process was quicker
+        for name, collection in self._schema.items():
+            missing = self._missing(name)
+            models = [_model(index) for index in collection.indexes if _index_name(index) in missing]
+            if models:
+                with deadline(self._address, SCAN_SECONDS):
+                    # The default asks every member, so that one that is down would keep the server from starting.
+                    options: dict[str, Any] = {"commitQuorum": "majority"} if self._is_replica_set() else {}
+                    self._database[name].create_indexes(models, **options)
+
+    def _is_replica_set(self) -> bool:
+        return bool(self._client.topology_description.replica_set_name)
+
+    def _missing(self, name: str) -> list[str]:
+        with deadline(self._address, OPERATION_SECONDS):
+            found = self._database[name].index_information()
+        return [
+            _index_name(index)
+            for index in self._schema[name].indexes
+            if not _is_as_wanted(found.get(_index_name(index)), index)
+        ]
+
+
+def _index_name(index: Index) -> str:
+    return "-".join((*index.fields, *(f"{field}={value}" for field, value in index.where.items())))
+
+
+def _model(index: Index) -> IndexModel:
+    options: dict[str, Any] = {"partialFilterExpression": dict(index.where)} if index.where else {}
+    keys = [(field, 1) for field in index.fields]
+    return IndexModel(keys, name=_index_name(index), unique=index.unique, **options)
+
+
+def _is_as_wanted(found: Mapping[str, Any] | None, index: Index) -> bool:
+    return (
+        found is not None
+        and [field for field, _ in found["key"]] == list(index.fields)
+        and bool(found.get("unique")) == index.unique
+        and dict(found.get("partialFilterExpression") or {}) == dict(index.where)
+    )
