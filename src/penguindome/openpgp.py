@@ -1,4 +1,5 @@
-"""OpenPGP: the one module that knows pysequoia (in the process, 0.2 ms a signature) and python-gnupg (keys of root).
+"""OpenPGP: the one module that knows pysequoia (in the process, 0.2 ms a signature) and, with
+`gnupg_home.py`, python-gnupg (keys of root).
 
 Rules for what comes from outside, in this order, all without I/O:
 1. Length: a signature has at most 4 KiB, a certificate 64 KiB.
@@ -12,18 +13,14 @@ Errors of either library become SignatureError or KeyMaterialError, with nothing
 
 from __future__ import annotations
 
-import base64
-import binascii
-import os
-import re
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
+from penguindome import armour
 from penguindome.errors import KeyMaterialError, PenguinDomeError, SignatureError
 from penguindome.files import ensure_directory
 
@@ -32,14 +29,7 @@ LONGEST_CERTIFICATE = 64 * 1024
 FUTURE_TOLERANCE = timedelta(minutes=30)
 """How far ahead of our clock a signature may have been made; pysequoia has the same limit."""
 
-_ARMOUR = re.compile(
-    rb"\s*-----BEGIN PGP ([A-Z ]+)-----[ \t]*\r?\n"
-    rb"(?:[A-Za-z]+: [^\r\n]*\r?\n)*[ \t]*\r?\n"
-    rb"([A-Za-z0-9+/=\r\n]+?)"
-    rb"(?:\r?\n=[A-Za-z0-9+/]{4})?[ \t]*\r?\n"
-    rb"-----END PGP \1-----\s*"
-)
-_SIGNATURE, _SECRET_KEY, _PUBLIC_KEY, _SECRET_SUBKEY, _USER_ID, _PUBLIC_SUBKEY, _USER_ATTRIBUTE = 2, 5, 6, 7, 13, 14, 17
+_CERTIFICATE_TAGS = {armour.PUBLIC_KEY, armour.SIGNATURE, armour.USER_ID, armour.PUBLIC_SUBKEY, armour.USER_ATTRIBUTE}
 
 T = TypeVar("T")
 
@@ -137,12 +127,13 @@ class Certificate:
             )
         )
 
-    def _refuse_dead(self, error: type[PenguinDomeError] = KeyMaterialError) -> None:
-        expiration = self._cert.expiration
-        if self._cert.is_revoked:
-            raise error(f"the certificate {self.fingerprint} is revoked")
+    def _refuse_dead(self, failure: type[PenguinDomeError] = KeyMaterialError) -> None:
+        problem = f"the certificate {self.fingerprint} is not usable"
+        expiration = _guarded(lambda: self._cert.expiration, failure, problem)
+        if _guarded(lambda: self._cert.is_revoked, failure, problem):
+            raise failure(f"the certificate {self.fingerprint} is revoked")
         if expiration is not None and expiration <= datetime.now(timezone.utc):
-            raise error(f"the certificate {self.fingerprint} expired on {expiration:%Y-%m-%d}")
+            raise failure(f"the certificate {self.fingerprint} expired on {expiration:%Y-%m-%d}")
 
     def __repr__(self) -> str:
         return f"Certificate({self.fingerprint})"
@@ -161,7 +152,7 @@ class DeviceKey:
 
     def __init__(self, tsk: Any) -> None:
         self._tsk = tsk
-        self.certificate = Certificate(tsk.extract_certificate())
+        self.certificate = Certificate(_guarded(tsk.extract_certificate, KeyMaterialError, "this key is not usable"))
         """The public half."""
 
     @classmethod
@@ -186,10 +177,7 @@ class DeviceKey:
         """
         import pysequoia
 
-        raw = _dearmour(text, b"PRIVATE KEY BLOCK", LONGEST_CERTIFICATE, KeyMaterialError, "this is not a private key")
-        tags = [tag for tag, _ in _packets(raw, KeyMaterialError)]
-        if tags[:1] != [_SECRET_KEY] or tags.count(_SECRET_KEY) != 1:
-            raise KeyMaterialError("this is not one private key")
+        raw = _private_key_packets(text)
         return cls(
             _guarded(lambda: pysequoia.Tsk.from_bytes(raw), KeyMaterialError, "this is not a usable private key")
         )
@@ -199,10 +187,16 @@ class DeviceKey:
         """The private key, armoured. Whoever writes it to disk does so with mode 0600."""
         return str(self._tsk)
 
-    def sign(self, data: bytes) -> bytes:
-        """An armoured, detached signature over `data`. Raises KeyMaterialError."""
+    def sign(self, data: bytes, *, at: datetime | None = None) -> bytes:
+        """An armoured, detached signature over `data`. Raises KeyMaterialError.
+
+        A signature says when it was made, and one from the future is refused. A machine that has been told that its
+        clock is wrong gives the right time as `at`; that takes a gpg process and a tenth of a second.
+        """
         import pysequoia
 
+        if at is not None:
+            return self._sign_as_of(data, at)
         return bytes(
             _guarded(
                 lambda: pysequoia.sign(self._tsk.signer(), data, mode=pysequoia.SignatureMode.DETACHED),
@@ -210,6 +204,19 @@ class DeviceKey:
                 "cannot sign",
             )
         )
+
+    def _sign_as_of(self, data: bytes, at: datetime) -> bytes:
+        from tempfile import TemporaryDirectory
+
+        from penguindome.gnupg_home import GnuPG, short_directory
+
+        moment = at.astimezone(timezone.utc).strftime("%Y%m%dT%H%M%S!")
+        with (
+            TemporaryDirectory(prefix="pd-", dir=short_directory()) as home,
+            GnuPG(Path(home), ["--faked-system-time", moment]) as gnupg,
+        ):
+            gnupg.call(lambda gpg: gpg.import_keys(self.text), "gpg cannot read the key")
+            return gnupg.sign(data, self.certificate.fingerprint)
 
     def decrypt(self, data: bytes) -> bytes:
         """What was encrypted for this key. Raises KeyMaterialError when it was not, or was changed on the way."""
@@ -238,16 +245,15 @@ def issuer_fingerprint(signature: bytes) -> str:
 class ServerKeyring:
     """The private keys of root, in a GnuPG home directory. For commands that root runs, never for the web process.
 
-    Use it as a context manager, or `close` it: gpg starts an agent, which then goes. The agent's socket lies in the
-    home directory, where its name may have no more than 107 bytes; gpg is therefore given a short link to the home
-    directory.
+    Use it as a context manager, or `close` it: gpg starts an agent, which then goes.
     """
 
     def __init__(self, home: Path) -> None:
-        """Open `home`, making it (0700) if it is not there. Raises KeyMaterialError when gpg cannot be used."""
+        """Open `home`, making it (0700) if it is not there. Raises KeyMaterialError when it cannot be made."""
+        from penguindome.gnupg_home import GnuPG
+
         self.home = Path(home).absolute()
-        self._link: Path | None = None
-        self._gpg: Any = None
+        self._gnupg = GnuPG(self.home)
         try:
             ensure_directory(self.home, 0o700)
         except OSError as error:
@@ -263,44 +269,32 @@ class ServerKeyring:
 
     def generate(self, user_id: str) -> str:
         """Make a key (ed25519, signs and certifies, no expiry, no passphrase) and return its fingerprint."""
+        from penguindome.gnupg_home import complaint
+
         if not user_id.strip() or not user_id.isprintable():
             raise KeyMaterialError("a user id is one line of printable text")
         parameters = (
             "%no-protection\nKey-Type: EDDSA\nKey-Curve: ed25519\nKey-Usage: sign\n"
             f"Name-Real: {user_id}\nExpire-Date: 0\n%commit\n"
         )
-        result = self._guard(lambda gpg: gpg.gen_key(parameters), "gpg cannot make a key")
+        result = self._gnupg.call(lambda gpg: gpg.gen_key(parameters), "gpg cannot make a key")
         if not result.fingerprint:
-            raise KeyMaterialError(f"gpg cannot make a key: {_complaint(result)}")
+            raise KeyMaterialError(f"gpg cannot make a key: {complaint(result)}")
         return str(result.fingerprint).upper()
 
     def fingerprints(self) -> list[str]:
         """The fingerprints of all private keys, oldest first."""
-        keys = self._guard(lambda gpg: gpg.list_keys(True), "gpg cannot list keys")
+        keys = self._gnupg.call(lambda gpg: gpg.list_keys(secret=True), "gpg cannot list keys")
         return [str(key["fingerprint"]).upper() for key in sorted(keys, key=lambda key: int(key["date"] or 0))]
 
     def certificate(self, fingerprint: str) -> str:
         """The public certificate of a key, armoured. Raises KeyMaterialError."""
-        text = self._guard(lambda gpg: gpg.export_keys(_full(fingerprint)), "gpg cannot export a key")
-        if not text:
-            raise KeyMaterialError(f"there is no key {fingerprint} in {self.home}")
-        certificate = Certificate.from_text(text)
-        if certificate.fingerprint != fingerprint:
-            raise KeyMaterialError(f"gpg gave another key than {fingerprint}")
-        return certificate.text
+        return self._certificate(fingerprint).text
 
     def sign(self, data: bytes, fingerprint: str) -> bytes:
         """An armoured, detached signature over `data`, which has been verified. Raises KeyMaterialError."""
-        certificate = Certificate.from_text(self.certificate(fingerprint))
-        result = self._guard(
-            lambda gpg: gpg.sign(
-                data, keyid=_full(fingerprint), detach=True, clearsign=False, extra_args=["--digest-algo", "SHA512"]
-            ),
-            "gpg cannot sign",
-        )
-        if not result.data:
-            raise KeyMaterialError(f"gpg cannot sign with {fingerprint}: {_complaint(result)}")
-        signature = bytes(result.data)
+        certificate = self._certificate(fingerprint)
+        signature = self._gnupg.sign(data, fingerprint)
         try:
             certificate.verify(data, signature)
         except SignatureError as error:
@@ -309,120 +303,57 @@ class ServerKeyring:
 
     def close(self) -> None:
         """End the agent, and wait until it has gone; the keyring may be used again."""
-        from penguindome.processes import run
+        self._gnupg.close()
 
-        link, self._link, self._gpg = self._link, None, None
-        if link is None:
-            return
-        try:
-            run(["gpgconf", "--homedir", str(link), "--kill", "all"], timeout=10, check=False)
-        finally:
-            link.unlink(missing_ok=True)
-            link.parent.rmdir()
+    def _certificate(self, fingerprint: str) -> Certificate:
+        from penguindome.gnupg_home import full
 
-    def _guard(self, work: Callable[[Any], T], what: str) -> T:
-        try:
-            return work(self._open())
-        except PenguinDomeError:
-            raise
-        except Exception as error:
-            raise KeyMaterialError(f"{what}: {_first_line(error)}") from error
-
-    def _open(self) -> Any:
-        if self._gpg is None:
-            import gnupg
-
-            self._link = Path(tempfile.mkdtemp(prefix="pd-", dir=_short_directory())) / "g"
-            self._link.symlink_to(self.home)
-            self._gpg = gnupg.GPG(gnupghome=str(self._link))
-        return self._gpg
-
-
-def _short_directory() -> str:
-    # mkdtemp makes a directory of our own (0700) below it, so that a world-writable one will do.
-    for candidate in (tempfile.gettempdir(), "/run"):
-        if len(candidate) < 60 and os.access(candidate, os.W_OK):
-            return candidate
-    return "/tmp"  # noqa: S108  # see above
-
-
-def _full(fingerprint: str) -> str:
-    if not re.fullmatch("[0-9A-F]{40}", fingerprint):
-        raise KeyMaterialError("a key is named by its full fingerprint: 40 upper-case hex digits")
-    return fingerprint
-
-
-def _complaint(result: Any) -> str:
-    lines = [line for line in (result.stderr or "").splitlines() if line.startswith("gpg: ")]
-    return lines[-1].removeprefix("gpg: ") if lines else str(result.status or "no reason given")
+        text = self._gnupg.call(lambda gpg: gpg.export_keys(full(fingerprint)), "gpg cannot export a key")
+        if not text:
+            raise KeyMaterialError(f"there is no key {fingerprint} in {self.home}")
+        certificate = Certificate.from_text(text)
+        if certificate.fingerprint != fingerprint:
+            raise KeyMaterialError(f"gpg gave another key than {fingerprint}")
+        return certificate
 
 
 def _parse_signature(signature: bytes) -> Any:
     import pysequoia
 
-    raw = _dearmour(signature, b"SIGNATURE", LONGEST_SIGNATURE, SignatureError, "this is not a detached signature")
-    if [tag for tag, _ in _packets(raw, SignatureError)] != [_SIGNATURE]:
+    try:
+        raw = armour.contents(signature, "SIGNATURE", limit=LONGEST_SIGNATURE)
+        tags = armour.tags(raw)
+    except ValueError as error:
+        raise SignatureError(f"this is not a detached signature: {error}") from error
+    if tags != [armour.SIGNATURE]:
         raise SignatureError("this is not exactly one detached signature")
     return _guarded(lambda: pysequoia.Sig.from_bytes(raw), SignatureError, "this is not a usable signature")
 
 
 def _certificate_packets(text: str | bytes) -> bytes:
-    raw = _dearmour(text, b"PUBLIC KEY BLOCK", LONGEST_CERTIFICATE, KeyMaterialError, "this is not a certificate")
-    tags = [tag for tag, _ in _packets(raw, KeyMaterialError)]
-    if _SECRET_KEY in tags or _SECRET_SUBKEY in tags:
+    try:
+        raw = armour.contents(text, "PUBLIC KEY BLOCK", limit=LONGEST_CERTIFICATE)
+        tags = armour.tags(raw)
+    except ValueError as error:
+        raise KeyMaterialError(f"this is not a certificate: {error}") from error
+    if armour.SECRET_KEY in tags or armour.SECRET_SUBKEY in tags:
         raise KeyMaterialError("this holds a private key where a certificate belongs")
-    if tags[:1] != [_PUBLIC_KEY] or tags.count(_PUBLIC_KEY) != 1:
+    if tags[:1] != [armour.PUBLIC_KEY] or tags.count(armour.PUBLIC_KEY) != 1:
         raise KeyMaterialError("this is not exactly one certificate")
-    if not set(tags) <= {_PUBLIC_KEY, _SIGNATURE, _USER_ID, _PUBLIC_SUBKEY, _USER_ATTRIBUTE}:
+    if not set(tags) <= _CERTIFICATE_TAGS:
         raise KeyMaterialError("this holds more than a certificate")
     return raw
 
 
-def _dearmour(text: str | bytes, kind: bytes, limit: int, failure: type[PenguinDomeError], problem: str) -> bytes:
-    data = text.encode("utf-8", "replace") if isinstance(text, str) else text
-    if len(data) > limit:
-        raise failure(f"{problem}: it is longer than {limit} bytes")
-    found = _ARMOUR.fullmatch(data)
-    if not found or found[1] != kind:
-        raise failure(f"{problem}: expected one armoured {kind.decode().lower()} and nothing else")
+def _private_key_packets(text: str | bytes) -> bytes:
     try:
-        return base64.b64decode(b"".join(found[2].split()), validate=True)
-    except binascii.Error as error:
-        raise failure(f"{problem}: its base64 is damaged") from error
-
-
-def _packets(raw: bytes, failure: type[PenguinDomeError]) -> Iterator[tuple[int, bytes]]:
-    """The packets of RFC 4880, section 4.2, as (tag, body); lengths must be definite and add up."""
-    at = 0
-    while at < len(raw):
-        try:
-            tag, start, length = _packet_header(raw, at)
-        except IndexError as error:
-            raise failure("an OpenPGP packet is cut short") from error
-        if length < 0 or start + length > len(raw):
-            raise failure("an OpenPGP packet has a wrong length")
-        yield tag, raw[start : start + length]
-        at = start + length
-
-
-def _packet_header(raw: bytes, at: int) -> tuple[int, int, int]:
-    """Tag, where the body starts, and its length (-1: not a definite one)."""
-    first = raw[at]
-    if not first & 0x80:
-        return 0, at, -1
-    if not first & 0x40:
-        size = {0: 1, 1: 2, 2: 4}.get(first & 3)
-        if size is None:
-            return 0, at, -1
-        return (first >> 2) & 15, at + 1 + size, int.from_bytes(raw[at + 1 : at + 1 + size], "big")
-    length = raw[at + 1]
-    if length < 192:
-        return first & 63, at + 2, length
-    if length < 224:
-        return first & 63, at + 3, ((length - 192) << 8) + raw[at + 2] + 192
-    if length == 255:
-        return first & 63, at + 6, int.from_bytes(raw[at + 2 : at + 6], "big")
-    return 0, at, -1
+        raw = armour.contents(text, "PRIVATE KEY BLOCK", limit=LONGEST_CERTIFICATE)
+        tags = armour.tags(raw)
+    except ValueError as error:
+        raise KeyMaterialError(f"this is not a private key: {error}") from error
+    if tags[:1] != [armour.SECRET_KEY] or tags.count(armour.SECRET_KEY) != 1:
+        raise KeyMaterialError("this is not exactly one private key")
+    return raw
 
 
 def _guarded(work: Callable[[], T], failure: type[PenguinDomeError], problem: str) -> T:
