@@ -1,4 +1,6 @@
-"""A store that is opened when it is first needed, so that a server whose database is away starts, says so, and recovers."""
+"""A store that is opened when it is first needed, so that a server whose database is away starts, says so, and
+recovers.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +17,18 @@ RETRY_SECONDS = 1.0
 
 
 class DeferredStore:
-    """The store behind `uri`. Each use tries to open it until that worked; between two attempts a second passes, in which uses fail at once."""
+    """The store behind `uri`. Each use tries to open it until that worked; between two attempts a second passes, in
+    which uses fail at once.
+    """
 
     def __init__(self, uri: str, *, opener: Callable[[str], Store] = open_store) -> None:
         self._uri = uri
+        self.uri = _without_password(uri)
         self._opener = opener
         self._lock = threading.Lock()
         self._store: Store | None = None
         self._failure: StoreUnavailable | None = None
         self._retry_after = 0.0
-
-    @property
-    def uri(self) -> str:
-        """Where the store is, without the password."""
-        return self.opened().uri
 
     def opened(self) -> Store:
         """The open store. Raises StoreUnavailable while it cannot be opened."""
@@ -68,3 +68,9 @@ class DeferredStore:
             if self._store is not None:
                 self._store.close()
                 self._store = None
+
+
+def _without_password(uri: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"

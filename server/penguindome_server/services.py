@@ -32,7 +32,9 @@ def load_site_checks(paths: Paths) -> CheckSet:
 
 @dataclass(frozen=True)
 class SignedManifest:
-    """The newest manifest as it is handed to clients: exact text, armoured signature, SHA-256 of the text in hex, release number."""
+    """The newest manifest as it is handed to clients: exact text, armoured signature, SHA-256 of the text in hex,
+    release number.
+    """
 
     text: str
     signature: str
@@ -54,7 +56,8 @@ class ManifestFile:
     def current(self) -> SignedManifest | None:
         """The newest manifest whose signature is right; None if the site has not signed one yet.
 
-        A pair of files that does not fit together (they are replaced one after the other) leaves the manifest before it in force.
+        A pair of files that does not fit together (they are replaced one after the other) leaves the manifest before it
+        in force.
         """
         stamp = (_stamp(self._text), _stamp(self._signature))
         if stamp != self._seen:
@@ -71,12 +74,12 @@ class ManifestFile:
         except FileNotFoundError:
             return
         except OSError as error:
-            log.error(f"the manifest cannot be read: {error}")
+            log.error("the manifest cannot be read: {}", error)
             return
         try:
             manifest = Manifest.load(text, signature, self._certificate)
         except PenguinDomeError as error:
-            log.warning(f"{self._text} is not handed to clients: {error}")
+            log.warning("{} is not handed to clients: {}", self._text, error)
             return
         self._manifest = SignedManifest(
             text=text.decode(), signature=signature.decode("ascii"), sha256=manifest.sha256, release=manifest.release

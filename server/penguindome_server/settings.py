@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import zoneinfo
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 from penguindome.bundle import server_url
@@ -16,7 +17,7 @@ from penguindome.settings import Schema, Setting, Settings, load
 MEBIBYTE = 1 << 20
 
 
-def server_schema(paths: Paths) -> Schema:
+def server_settings_schema(paths: Paths) -> Schema:
     """The schema of the server's settings; the default of `database.uri` lies below the root of `paths`."""
     store = paths.server_state / "store.sqlite"
     return Schema(
@@ -40,7 +41,7 @@ def server_schema(paths: Paths) -> Schema:
 
 def load_server_settings(paths: Paths) -> Settings:
     """Defaults, `server.d/*.yml` and `server.yml`, in that order. Raises SettingsError with file and line."""
-    return load(server_schema(paths), paths.settings / "server.yml", paths.settings / "server.d")
+    return load(server_settings_schema(paths), paths.settings / "server.yml", paths.settings / "server.d")
 
 
 def _no_value_error(text: Callable[[str], object]) -> Callable[[Any], None]:
@@ -85,7 +86,9 @@ def _check_passwords(values: Any) -> None:
     context = CryptContext(schemes=PASSWORD_SCHEMES)
     for user, value in values.items():
         if not isinstance(value, str) or context.identify(value) is None:
-            raise ValueError(f"the value of {user!r} is no password hash that is known here ({', '.join(PASSWORD_SCHEMES)})")
+            raise ValueError(
+                f"the value of {user!r} is no password hash that is known here ({', '.join(PASSWORD_SCHEMES)})"
+            )
 
 
 WEEKDAYS: Sequence[str] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -99,15 +102,19 @@ _WEB = (
         check=_check_url,
         description="The address under which clients reach this server, such as https://penguindome.example.com:8443.",
     ),
-    Setting(name="listen.address", kind=str, default="::", description="The address to listen on; :: is all, IPv4 too."),
+    Setting(
+        name="listen.address", kind=str, default="::", description="The address to listen on; :: is all, IPv4 too."
+    ),
     Setting(name="listen.port", kind=int, default=8443, minimum=0, maximum=65535, description="The port to listen on."),
     Setting(
         name="tls.certificate",
         kind="path",
-        default="",
         description="PEM file with the server's certificate and its chain. Empty: plain HTTP, for use behind a proxy.",
     ),
-    Setting(name="tls.key", kind="path", default="", description="PEM file with the private key of tls.certificate."),
+    Setting(name="tls.key", kind="path", description="PEM file with the private key of tls.certificate."),
+    Setting(
+        name="listen.access_log", kind=bool, default=False, description="Write a line to the log for each request."
+    ),
     Setting(name="workers", kind=int, default=2, minimum=1, maximum=64, description="Processes that serve requests."),
     Setting(name="threads", kind=int, default=8, minimum=1, maximum=256, description="Threads of each worker."),
     Setting(
@@ -120,15 +127,15 @@ _WEB = (
     Setting(
         name="timeouts.request",
         kind="duration",
-        default="30s",
-        minimum=1,
+        default=timedelta(seconds=30),
+        minimum=timedelta(seconds=1),
         description="How long a client may take to send one request, headers and body.",
     ),
     Setting(
         name="timeouts.keepalive",
         kind="duration",
-        default="15s",
-        minimum=1,
+        default=timedelta(seconds=15),
+        minimum=timedelta(seconds=1),
         description="How long a connection without a request stays open.",
     ),
 )
@@ -192,9 +199,23 @@ _LIMITS = (
         maximum=64 * MEBIBYTE,
         description="The largest request body, also after decompression.",
     ),
-    Setting(name="limits.depth", kind=int, default=32, minimum=4, maximum=200, description="How deeply a report may nest."),
-    Setting(name="limits.keys", kind=int, default=50_000, minimum=100, description="How many keys and values a report may hold."),
-    Setting(name="limits.key_length", kind=int, default=256, minimum=16, description="The longest key of a report, in characters."),
+    Setting(
+        name="limits.depth", kind=int, default=32, minimum=4, maximum=200, description="How deeply a report may nest."
+    ),
+    Setting(
+        name="limits.keys",
+        kind=int,
+        default=50_000,
+        minimum=100,
+        description="How many keys and values a report may hold.",
+    ),
+    Setting(
+        name="limits.key_length",
+        kind=int,
+        default=256,
+        minimum=16,
+        description="The longest key of a report, in characters.",
+    ),
     Setting(
         name="limits.report_bytes",
         kind=int,
@@ -233,26 +254,28 @@ _TIME = (
         check=_check_weekdays,
         description="The working days of the week.",
     ),
-    Setting(name="business_time.holidays", kind="list", default=[], description="Days without work, as 2026-12-25 or 12-25."),
+    Setting(
+        name="business_time.holidays", kind="list", default=[], description="Days without work, as 2026-12-25 or 12-25."
+    ),
     Setting(
         name="audit.not_reporting_after",
         kind="duration",
-        default="7d",
+        default=timedelta(days=7),
         description="After how long without a report a client counts as not reporting.",
     ),
     Setting(name="audit.interval", kind="duration", default="1h", description="How often the periodic audit runs."),
     Setting(
         name="schedule.collect_interval",
         kind="duration",
-        default="15m",
+        default=timedelta(minutes=15),
         description="How often clients collect; carried to them by releases.",
     ),
     Setting(
         name="schedule.submit_interval",
         kind="duration",
-        default="1m",
+        default=timedelta(minutes=1),
         description="How often clients ask for updates and submit; carried to them by releases.",
     ),
 )
 
-SERVER_SETTINGS: Schema = server_schema(Paths())
+SERVER_SETTINGS: Schema = server_settings_schema(Paths())

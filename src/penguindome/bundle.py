@@ -1,9 +1,9 @@
 """The enrolment bundle: the one file that makes a machine trust a server, and the server listen to it.
 
-JSON, format 1:
-`{"format": 1, "kind": "enrolment-bundle", "server_url", "server_certificate", "ca_certificate", "enrolment_key", "token", "created_at"}`.
-The server certificate (OpenPGP, armoured) is the trust anchor of everything the client will run. A bundle holds the enrolment key, a
-one-time token, or both; both are secrets, so the file is readable by its owner only.
+JSON, format 1: `{"format": 1, "kind": "enrolment-bundle", "server_url", "server_certificate", "ca_certificate",
+"enrolment_key", "token", "created_at"}`. The server certificate (OpenPGP, armoured) is the trust anchor of everything
+the client will run. A bundle holds the enrolment key, a one-time token, or both; both are secrets, so the file is
+readable by its owner only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ MAXIMUM_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Bundle:
-    """What one machine needs to enrol. Certificates and keys are armoured or PEM text; `server_url` has no trailing slash."""
+    """What one machine needs to enrol. Certificates and keys are armoured or PEM text; `server_url` has no trailing
+    slash.
+    """
 
     server_url: str
     server_certificate: str
@@ -67,7 +69,9 @@ class Bundle:
 
 
 def server_url(text: str) -> str:
-    """A server's base URL without its trailing slash. Raises InvalidData unless it is http(s) with a host and nothing secret in it."""
+    """A server's base URL without its trailing slash. Raises InvalidData unless it is http(s) with a host and nothing
+    secret in it.
+    """
     try:
         parts = urlsplit(text)
         parts.port  # noqa: B018  the property raises ValueError for a port that is none
@@ -130,4 +134,6 @@ def _datetime(document: Mapping[str, Any], name: str) -> datetime:
 
 
 def _wrong(what: str) -> InvalidData:
-    return InvalidData(f"this is not a usable enrolment bundle: {what}", hint="export it again: penguindome enrolment export FILE")
+    return InvalidData(
+        f"this is not a usable enrolment bundle: {what}", hint="export it again: penguindome enrolment export FILE"
+    )

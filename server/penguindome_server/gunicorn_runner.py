@@ -1,0 +1,191 @@
+"""Runs the application under gunicorn: a master that reads settings and keeps workers alive, and workers that serve.
+
+The master reads and checks everything that comes from files; workers get it by the fork, and open the store themselves.
+On SIGHUP the master reads it all again and replaces the workers one generation by the next; what cannot be read leaves
+the old in force. `listen.*` is fixed for the life of the master.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import ssl
+import sys
+from typing import TYPE_CHECKING, Any
+
+from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # gunicorn carries no types
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]  # gunicorn carries no types
+from gunicorn.glogging import Logger as BaseLogger  # type: ignore[import-untyped]  # gunicorn carries no types
+
+from penguindome import logging
+from penguindome.errors import PenguinDomeError
+from penguindome.files import ensure_directory
+from penguindome.paths import Paths
+from penguindome_server.deferred_store import DeferredStore
+from penguindome_server.listening import BACKLOG, listen
+from penguindome_server.metrics_directory import prepare_directory, worker_ended
+from penguindome_server.services import Configuration, Services, load_configuration
+from penguindome_server.tls import server_context
+
+if TYPE_CHECKING:
+    from penguindome_server.web import Web
+
+log = logging.get_logger(__name__)
+
+GRACEFUL_SECONDS = 20
+HUNG_SECONDS = 60
+CONNECTIONS = 1000
+OPEN_FILES = 8192
+
+
+def serve(paths: Paths) -> None:
+    """Serve until SIGTERM. Raises SettingsError, or PenguinDomeError when the port cannot be had; does not return
+    otherwise.
+    """
+    configuration = load_configuration(paths)
+    _tls_context(configuration)
+    settings = configuration.settings
+    listener = listen(settings["listen.address"], settings["listen.port"])
+    logging.configure(settings, component="server", paths=paths)
+    for warning in settings.warnings:
+        log.warning("{}", warning)
+    _close_stdin()
+    _raise_file_limit()
+    ensure_directory(paths.runtime, 0o755)
+    prepare_directory(paths.runtime / "metrics")
+    Arbiter(Server(configuration, listener)).run()
+
+
+class Server(BaseApplication):  # type: ignore[misc]  # as above
+    """What gunicorn asks for its configuration, and each worker for its application."""
+
+    def __init__(self, configuration: Configuration, listener: socket.socket) -> None:
+        self.configuration = configuration
+        self._descriptor = listener.detach()
+        self._web: Web | None = None
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Translate our settings into gunicorn's."""
+        settings = self.configuration.settings
+        options: dict[str, Any] = {
+            "bind": [f"fd://{self._descriptor}"],
+            "backlog": BACKLOG,
+            "workers": settings["workers"],
+            "threads": settings["threads"],
+            "worker_class": "penguindome_server.worker.Worker",
+            "worker_connections": CONNECTIONS,
+            "keepalive": int(settings["timeouts.keepalive"].total_seconds()),
+            "timeout": HUNG_SECONDS,
+            "graceful_timeout": GRACEFUL_SECONDS,
+            "limit_request_line": 4094,
+            "limit_request_fields": 64,
+            "limit_request_field_size": 8190,
+            "control_socket_disable": True,
+            "accesslog": "-" if settings["listen.access_log"] else None,
+            "logger_class": Logger,
+            "proc_name": "penguindome-server",
+            "default_proc_name": "penguindome-server",
+            "post_worker_init": _worker_begins,
+            "worker_exit": _worker_ends,
+            "child_exit": self._child_ended,
+        }
+        if settings["tls.certificate"] is not None:
+            options["certfile"] = str(settings["tls.certificate"])
+            options["keyfile"] = str(settings["tls.key"] or settings["tls.certificate"])
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def reload(self) -> None:
+        """SIGHUP: read everything again, or say why the old stays in force."""
+        try:
+            configuration = load_configuration(self.configuration.paths)
+            _tls_context(configuration)
+        except PenguinDomeError as error:
+            log.error("the settings were not read again: {}", error)
+            return
+        self.configuration = configuration
+        logging.configure(configuration.settings, component="server", paths=configuration.paths)
+        for warning in configuration.settings.warnings:
+            log.warning("{}", warning)
+        super().reload()
+
+    def load(self) -> Any:
+        """Make the application of a worker, with a store of its own. After the fork."""
+        # Imported here, after the directory of the metrics is known; and the master does without Flask.
+        from penguindome_server.application import create_application
+
+        store = DeferredStore(self.configuration.settings["database.uri"])
+        application = create_application(Services.of(self.configuration, store))
+        self._web = application.extensions["penguindome"]
+        return application
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """The context of a worker; None for plain HTTP."""
+        return _tls_context(self.configuration)
+
+    def worker_begins(self) -> None:
+        """Start what runs beside the requests of a worker."""
+        if self._web is not None:
+            self._web.polls.start()
+
+    def worker_ends(self) -> None:
+        """Write what is left in memory, and close the store."""
+        if self._web is not None:
+            self._web.polls.stop()
+            store = self._web.services.store
+            store.close()
+
+    def _child_ended(self, _arbiter: Any, worker: Any) -> None:
+        try:
+            worker_ended(self.configuration.paths.runtime / "metrics", worker.pid)
+        except OSError as error:
+            log.warning("the counts of a worker that ended are lost: {}", error)
+
+
+class Logger(BaseLogger):  # type: ignore[misc]  # as above
+    """Hands gunicorn's records to the standard library's root logger, which is redirected to ours."""
+
+    def setup(self, cfg: Any) -> None:
+        """Keep gunicorn from adding handlers of its own."""
+        self.cfg = cfg
+        self._access_log_enabled = bool(cfg.accesslog)
+        self.loglevel = self.LOG_LEVELS["info"]
+        for gunicorn_log in (self.error_log, self.access_log):
+            gunicorn_log.handlers.clear()
+            gunicorn_log.propagate = True
+            gunicorn_log.setLevel(self.loglevel)
+
+    def reopen_files(self) -> None:
+        """Nothing is open here."""
+
+
+def _worker_begins(worker: Any) -> None:
+    worker.app.worker_begins()
+
+
+def _worker_ends(_arbiter: Any, worker: Any) -> None:
+    if worker.booted:
+        worker.app.worker_ends()
+
+
+def _tls_context(configuration: Configuration) -> ssl.SSLContext | None:
+    settings = configuration.settings
+    if settings["tls.certificate"] is None:
+        return None
+    return server_context(settings["tls.certificate"], settings["tls.key"])
+
+
+def _close_stdin() -> None:
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(descriptor, sys.stdin.fileno() if sys.stdin is not None else 0)
+    os.close(descriptor)
+
+
+def _raise_file_limit() -> None:
+    """A connection is an open file, and 1,024 is a common limit that is meant for programs with select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

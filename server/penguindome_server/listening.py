@@ -1,0 +1,42 @@
+"""The socket that the server listens on, made before anything else, so that a port in use is one clear line."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from penguindome.errors import PenguinDomeError
+
+BACKLOG = 1024
+_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """A listening socket. `::` takes IPv4 too, and is IPv4 alone where the kernel has no IPv6. Raises PenguinDomeError."""
+    try:
+        return _listen(address, port)
+    except OSError as error:
+        if address == "::" and error.errno in _NO_IPV6:
+            return listen("0.0.0.0", port)  # noqa: S104  the administrator asked for all addresses
+        shown = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        hint = {
+            errno.EADDRINUSE: "another program has it; see: ss -ltnp, or set listen.port",
+            errno.EADDRNOTAVAIL: "set listen.address to an address of this machine",
+            errno.EACCES: "ports below 1024 need a privilege; set listen.port",
+        }.get(error.errno or 0)
+        raise PenguinDomeError(f"cannot listen on {shown}: {error.strerror or error}", hint=hint) from error
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    family, kind, protocol, _name, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address == "::" else 1)
+        listener.bind(where)
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

@@ -1,0 +1,59 @@
+"""What the views of one process share: the services, and what is made of them once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from penguindome_server import reports, untrusted
+from penguindome_server.addresses import Peers
+from penguindome_server.deliveries import OpenDeliveries
+from penguindome_server.enrolment_requests import Policy
+from penguindome_server.health import Health
+from penguindome_server.identities import Identities
+from penguindome_server.metrics import Metrics
+from penguindome_server.metrics_access import MetricsAccess
+from penguindome_server.polls import Polls
+from penguindome_server.services import Services
+
+
+@dataclass(frozen=True)
+class Web:
+    """The surroundings of a request."""
+
+    services: Services
+    limits: untrusted.Limits
+    report_limits: reports.Limits
+    body_bytes: int
+    report_bytes: int
+    policy: Policy
+    peers: Peers
+    identities: Identities
+    polls: Polls
+    open_deliveries: OpenDeliveries
+    health: Health
+    metrics: Metrics
+    metrics_access: MetricsAccess
+
+    @classmethod
+    def of(cls, services: Services) -> Web:
+        """Make what the views share, once per process."""
+        settings, store = services.settings, services.store
+        return cls(
+            services=services,
+            limits=untrusted.Limits(
+                depth=settings["limits.depth"],
+                keys=settings["limits.keys"],
+                key_length=settings["limits.key_length"],
+            ),
+            report_limits=reports.Limits(trail_bytes_per_day=settings["limits.trail_bytes_per_day"]),
+            body_bytes=settings["limits.body_bytes"],
+            report_bytes=settings["limits.report_bytes"],
+            policy=Policy.of(settings),
+            peers=Peers(settings["trusted_proxies"]),
+            identities=Identities(store),
+            polls=Polls(store),
+            open_deliveries=OpenDeliveries(store),
+            health=Health(store),
+            metrics=Metrics(store),
+            metrics_access=MetricsAccess(settings),
+        )

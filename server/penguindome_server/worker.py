@@ -1,0 +1,342 @@
+"""The gunicorn worker: one loop gathers requests, threads answer those that are here whole.
+
+gunicorn's own threaded worker gives a connection to a thread as soon as its first byte is here, and the thread then
+waits for the rest: a dozen machines on bad lines, or one attacker who sends a byte a second, keep all threads busy.
+Here a thread never waits for a client's bytes.
+
+What one client can hold, and for how long, is bounded: a request has to arrive within `timeouts.request`, plus the time
+that its bytes take on a very slow line; an idle connection is closed after `timeouts.keepalive`; all bytes that wait in
+a worker share one budget, and the largest request goes when that is spent; when there are too many connections, the one
+that has waited longest goes; an answer that is not taken ends with a time-out.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import selectors
+import socket
+import ssl
+import threading
+import time
+from datetime import datetime
+from typing import Any
+
+from gunicorn.http import RequestParser, wsgi  # type: ignore[import-untyped]  # gunicorn carries no types
+from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, NoMoreData, ParseException  # type: ignore[import-untyped]  # gunicorn carries no types
+from gunicorn.workers.base import Worker as BaseWorker  # type: ignore[import-untyped]  # gunicorn carries no types
+from gunicorn.workers.gthread import PollableMethodQueue  # type: ignore[import-untyped]  # gunicorn carries no types
+
+from penguindome.logging import get_logger
+from penguindome_server.connections import Connection, Output, refusal_answer
+from penguindome_server.framing import CONTINUE, BadRequest
+
+log = get_logger(__name__)
+
+TICK_SECONDS = 0.5
+BUFFER_BUDGET = 64 << 20
+SEND_SECONDS = 20.0
+LINGER_SECONDS = 5.0
+ACCEPT_AT_ONCE = 4
+HALF_REQUEST_SECONDS = 3.0
+
+
+class Worker(BaseWorker):  # type: ignore[misc]  # as above
+    """Serves until SIGTERM; then answers the requests that are here, and ends."""
+
+    alive: bool
+
+    def init_process(self) -> None:
+        """Make what belongs to this process, and serve."""
+        settings = self.app.configuration.settings
+        self._request_seconds: float = settings["timeouts.request"].total_seconds()
+        self._idle_seconds: float = settings["timeouts.keepalive"].total_seconds()
+        # Form and multipart encoding add little to what the application accepts as a body.
+        self._body_limit: int = settings["limits.body_bytes"]
+        self._tls: ssl.SSLContext | None = self.app.tls_context()
+        self._poller = selectors.DefaultSelector()
+        self._calls = PollableMethodQueue()
+        self._ready: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
+        # Connections that are in the poller, longest there first; the value is the deadline.
+        self._waiting: dict[Connection, float] = {}
+        self._answering: set[Connection] = set()
+        self._buffered = 0
+        self._at_once = False
+        self._next_tick = 0.0
+        self._calls.init()
+        super().init_process()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """SIGTERM: stop accepting, finish what is here, end."""
+        if self.alive:
+            self.alive = False
+            self._calls.defer(lambda: None)
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """SIGQUIT and SIGINT: end at once."""
+        self._at_once = True
+        self.handle_exit(sig, frame)
+
+    # The loop.
+
+    def run(self) -> None:
+        """Serve until told to end."""
+        for number in range(self.cfg.threads):
+            threading.Thread(target=self._serve, name=f"request-{number}", daemon=True).start()
+        self._poller.register(self._calls.fileno(), selectors.EVENT_READ, self._calls.run_callbacks)
+        for listener in self.sockets:
+            listener.setblocking(False)
+            self._poller.register(listener, selectors.EVENT_READ, self._accept)
+        while self.alive and self.ppid == os.getppid():
+            self._turn()
+        self._stop()
+
+    def _turn(self) -> None:
+        for key, _events in self._poller.select(TICK_SECONDS):
+            if isinstance(key.data, Connection):
+                # An event before this one may have closed it.
+                if key.data in self._waiting:
+                    self._on_event(key.data)
+            else:
+                key.data(key.fileobj)
+        now = time.monotonic()
+        if now >= self._next_tick:
+            self._next_tick = now + TICK_SECONDS
+            self.notify()
+            self._expire(now)
+
+    def _stop(self) -> None:
+        """Close what is idle, give requests that are half here a moment, and wait for those that are being answered."""
+        for listener in self.sockets:
+            self._poller.unregister(listener)
+            listener.close()
+        for connection in [one for one in self._waiting if not one.buffer]:
+            self._drop(connection)
+        half_until = time.monotonic() + HALF_REQUEST_SECONDS
+        until = time.monotonic() + self.cfg.graceful_timeout
+        while (self._answering or (self._waiting and time.monotonic() < half_until)) and time.monotonic() < until:
+            if self._at_once:
+                break
+            self._turn()
+        for connection in list(self._waiting):
+            self._drop(connection)
+        for _ in range(self.cfg.threads):
+            self._ready.put(None)
+
+    def _accept(self, listener: Any) -> None:
+        for _ in range(ACCEPT_AT_ONCE):
+            try:
+                sock, peer = listener.accept()
+            except OSError as error:
+                if not isinstance(error, BlockingIOError | ConnectionAbortedError):
+                    log.error("a connection could not be accepted: {}", error)
+                    self._drop_oldest()
+                return
+            if len(self._answering) >= self.cfg.worker_connections:
+                sock.close()
+                return
+            if len(self._waiting) + len(self._answering) >= self.cfg.worker_connections:
+                self._drop_oldest()
+            self._add(sock, peer, listener.getsockname())
+
+    def _add(self, sock: socket.socket, peer: Any, server: Any) -> None:
+        sock.setblocking(False)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                sock = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        except OSError:
+            sock.close()
+            return
+        now = time.monotonic()
+        connection = Connection(sock, peer, server, limit=self._body_limit, now=now)
+        self._wait_for(connection, now + self._request_seconds)
+        if not connection.handshaking:
+            # Most often the request came with the connection.
+            self._on_readable(connection)
+
+    def _wait_for(self, connection: Connection, deadline: float) -> None:
+        self._poller.register(connection.sock, selectors.EVENT_READ, connection)
+        self._waiting[connection] = deadline
+
+    def _on_event(self, connection: Connection) -> None:
+        if connection.handshaking:
+            self._handshake(connection)
+        else:
+            self._on_readable(connection)
+
+    def _handshake(self, connection: Connection) -> None:
+        try:
+            connection.sock.do_handshake()  # type: ignore[attr-defined]  # it is an SSLSocket while it is handshaking
+        except ssl.SSLWantReadError:
+            return
+        except ssl.SSLWantWriteError:
+            # The few kilobytes of a handshake fit into an empty socket buffer; who has filled it is no client.
+            self._drop(connection)
+            return
+        except OSError as error:
+            log.debug("no TLS with {}: {}", connection.peer, error)
+            self._drop(connection)
+            return
+        connection.handshaking = False
+        self._on_readable(connection)
+
+    def _on_readable(self, connection: Connection) -> None:
+        had_bytes = bool(connection.buffer)
+        try:
+            alive = connection.receive()
+        except OSError:
+            alive = False
+        if not alive and (connection.lingering or not connection.buffer):
+            self._drop(connection)
+        elif connection.buffer:
+            if not had_bytes:
+                connection.started = time.monotonic()
+            self._advance(connection, alive=alive)
+
+    def _advance(self, connection: Connection, *, alive: bool) -> None:
+        """Hand a whole request on, refuse what cannot become one, or go on waiting."""
+        try:
+            whole = connection.take_request()
+        except BadRequest as refusal:
+            self._refuse(connection, refusal)
+            return
+        self._account(connection)
+        if whole:
+            self._remove(connection)
+            self._answering.add(connection)
+            self._ready.put(connection)
+        elif not alive:
+            self._drop(connection)
+        else:
+            if connection.framing.expects_continue:
+                connection.framing.expects_continue = False
+                connection.say(CONTINUE)
+            self._waiting[connection] = connection.deadline(self._request_seconds)
+            if self._buffered > BUFFER_BUDGET:
+                largest = max(self._waiting, key=lambda one: len(one.buffer))
+                self._refuse(largest, BadRequest(503, "overloaded", "too many large requests at once"))
+
+    def _account(self, connection: Connection) -> None:
+        self._buffered += connection.held_bytes - connection.accounted
+        connection.accounted = connection.held_bytes
+
+    # Ends of connections.
+
+    def _expire(self, now: float) -> None:
+        for connection in [one for one, deadline in self._waiting.items() if deadline <= now]:
+            if connection.buffer and not connection.lingering:
+                self._refuse(connection, BadRequest(408, "request-timeout", "the request did not arrive in time"))
+            else:
+                self._drop(connection)
+
+    def _refuse(self, connection: Connection, refusal: BadRequest) -> None:
+        """Say why, and read on for a while without keeping anything: the answer would be lost if the connection were
+        reset.
+        """
+        log.info(
+            "refused a request from {}: {} ({})",
+            connection.peer[0] if connection.peer else "",
+            refusal.code,
+            refusal.message,
+        )
+        connection.say(refusal_answer(refusal))
+        self._linger(connection)
+
+    def _linger(self, connection: Connection) -> None:
+        connection.buffer.clear()
+        self._account(connection)
+        connection.lingering = True
+        connection.end_writing()
+        self._waiting[connection] = time.monotonic() + LINGER_SECONDS
+
+    def _drop_oldest(self) -> None:
+        oldest = next(iter(self._waiting), None)
+        if oldest is not None:
+            self._drop(oldest)
+
+    def _drop(self, connection: Connection) -> None:
+        self._remove(connection)
+        self._buffered -= connection.accounted
+        connection.close()
+
+    def _remove(self, connection: Connection) -> None:
+        del self._waiting[connection]
+        self._poller.unregister(connection.sock)
+
+    # The threads.
+
+    def _serve(self) -> None:
+        while (connection := self._ready.get()) is not None:
+            keep = self._answer(connection)
+            self._calls.defer(self._answered, connection, keep)
+
+    def _answer(self, connection: Connection) -> bool:
+        """Answer the request of a connection; whether the connection may bring another."""
+        output = Output()
+        request = None
+        try:
+            parser = RequestParser(self.cfg, iter([connection.pending]), connection.peer)
+            request = next(parser)
+            keep = self._run_application(request, connection, output)
+            connection.send(output.answer(), SEND_SECONDS)
+            return keep
+        except (NoMoreData, StopIteration):
+            return self._say(connection, BadRequest(400, "malformed", "this is not a whole HTTP request"))
+        except ParseException as error:
+            return self._say(connection, _parse_refusal(error))
+        except OSError as error:
+            log.debug("an answer to {} was not taken: {}", connection.peer, error)
+        except Exception:
+            log.exception("a request was not answered")
+            return self._say(connection, BadRequest(500, "internal", "something broke here"))
+        return False
+
+    def _say(self, connection: Connection, refusal: BadRequest) -> bool:
+        connection.say(refusal_answer(refusal))
+        return False
+
+    def _run_application(self, request: Any, connection: Connection, output: Output) -> bool:
+        start = datetime.now() if self.log.access_log_enabled else None  # noqa: DTZ005  gunicorn subtracts two local times
+        response, environ = wsgi.create(request, output, connection.peer, connection.server, self.cfg)
+        environ["wsgi.multithread"] = True
+        if not self.alive:
+            response.force_close()
+        body = self.wsgi(environ, response.start_response)
+        try:
+            for piece in body:
+                response.write(piece)
+            response.close()
+        finally:
+            if hasattr(body, "close"):
+                body.close()
+        if start is not None:
+            self.log.access(response, request, environ, datetime.now() - start)  # noqa: DTZ005  as above
+        return not response.should_close()
+
+    def _answered(self, connection: Connection, keep: bool) -> None:  # noqa: FBT001  called through a queue without keywords
+        """In the loop again: wait for the next request, or end."""
+        self._answering.discard(connection)
+        connection.pending = b""
+        self._account(connection)
+        connection.started = time.monotonic()
+        try:
+            self._wait_for(connection, connection.started + self._idle_seconds)
+        except (OSError, ValueError):
+            self._buffered -= connection.accounted
+            connection.close()
+            return
+        if not keep:
+            self._linger(connection)
+        elif connection.buffer:
+            self._advance(connection, alive=True)
+        elif not self.alive:
+            self._drop(connection)
+
+
+def _parse_refusal(error: ParseException) -> BadRequest:
+    if isinstance(error, LimitRequestLine):
+        return BadRequest(414, "malformed", "the request line is too long")
+    if isinstance(error, LimitRequestHeaders):
+        return BadRequest(431, "malformed", "there are too many headers, or one is too long")
+    return BadRequest(400, "malformed", "this is not an HTTP request that is understood here")

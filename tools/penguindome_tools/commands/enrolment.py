@@ -1,0 +1,146 @@
+"""`penguindome enrolment`: the bundle that machines enrol with, and one-time tokens."""
+
+from __future__ import annotations
+
+import ssl
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from penguindome.bundle import Bundle
+from penguindome.errors import PenguinDomeError, SettingsError, UsageError
+from penguindome.files import read_limited
+from penguindome.times import parse_duration
+from penguindome_server.enrolment_tokens import create_token, list_tokens
+from penguindome_tools.context import Context, pass_context
+from penguindome_tools.output import json_option, output_to, print_json, print_table
+
+KEY_BYTES = 65536
+CERTIFICATE_BYTES = 1 << 20
+
+
+@click.group()
+def command() -> None:
+    """Let machines in: export the bundle, make one-time tokens.
+
+    \b
+    Examples:
+      penguindome enrolment export laptops.bundle     for all machines; each then waits for approval
+      penguindome enrolment export --token one.bundle for one machine, which is enrolled at once
+      penguindome enrolment list                      tokens, and whether they were used
+    """
+
+
+def _duration(_ctx: click.Context, _parameter: click.Parameter, value: str) -> timedelta:
+    try:
+        lifetime = parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    if not timedelta(0) < lifetime <= timedelta(days=90):
+        raise click.BadParameter("a token lives up to 90 days")
+    return lifetime
+
+
+_expires_option = click.option(
+    "--expires", "lifetime", default="24h", show_default=True, callback=_duration, help="How long the token is good."
+)
+
+
+@command.command()
+@click.argument("file")
+@click.option("--token", "with_token", is_flag=True, help="Put a one-time token in, instead of the enrolment key.")
+@_expires_option
+@click.option("--ca", "ca_file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="Certificate that clients shall trust for TLS (PEM).")  # fmt: skip
+@pass_context
+def export(context: Context, *, file: str, with_token: bool, lifetime: timedelta, ca_file: Path | None) -> None:
+    """Write the enrolment bundle to FILE, readable by you alone (`-`: standard output).
+
+    It holds the server's URL and certificate, the enrolment key, and the TLS certificate if that is self-signed. Keep
+    it like a password: who has it may ask to be enrolled, and nothing else. Then, on the machine:
+
+    \b
+      penguindome-client setup --bundle FILE
+    """
+    settings, paths = context.settings, context.paths
+    if not settings["server.url"]:
+        raise SettingsError("server.url is not set", hint="run: penguindome setup --url https://HOST:PORT")
+    ca_path = ca_file or settings["tls.certificate"]
+    with context.as_root():
+        server_certificate = _read(paths.releases / "server.asc", CERTIFICATE_BYTES)
+        enrolment_key = None if with_token else _read(paths.keys / "enrolment.key", KEY_BYTES)
+        ca_certificate = None if ca_path is None else _trusted_certificates(ca_path, required=ca_file is not None)
+    now = context.clock()
+    token = create_token(context.store, who=context.who, now=now, lifetime=lifetime) if with_token else None
+    bundle = Bundle(
+        server_url=settings["server.url"].rstrip("/"),
+        server_certificate=server_certificate,
+        ca_certificate=ca_certificate,
+        enrolment_key=enrolment_key,
+        token=token,
+        created_at=now,
+    )
+    with context.as_root(), output_to(file) as write:
+        write(bundle.to_text())
+
+
+@command.command()
+@_expires_option
+@pass_context
+def token(context: Context, *, lifetime: timedelta) -> None:
+    """Make a token that enrols one machine at once, and print it. It is not shown again.
+
+    \b
+    Example:
+      penguindome enrolment token --expires 2d > token && penguindome-client setup --bundle FILE --token-file token
+    """
+    click.echo(create_token(context.store, who=context.who, now=context.clock(), lifetime=lifetime))
+
+
+@command.command("list")
+@json_option
+@pass_context
+def list_command(context: Context, *, as_json: bool) -> None:
+    """List the one-time tokens of the last month, and which machine used each."""
+    now = context.clock()
+    rows = [_row(document, now) for document in list_tokens(context.store)]
+    columns = ("token", "state", "created_at", "created_by", "expires_at", "used_at", "used_by")
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(rows, columns, as_json=False, empty="no tokens; make one: penguindome enrolment token")
+
+
+def _row(document: dict[str, Any], now: datetime) -> dict[str, Any]:
+    state = "used" if document["used_at"] else "expired" if document["expires_at"] <= now else "good"
+    # The hash's beginning tells tokens apart; nobody can make a token of it.
+    row = {"token": document["_id"][:12], "state": state}
+    return row | {name: document[name] for name in ("created_at", "created_by", "expires_at", "used_at", "used_by")}
+
+
+def _read(path: Path, limit: int) -> str:
+    try:
+        return read_limited(path, limit).decode("ascii")
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path} is missing", hint="run: penguindome setup") from error
+    except OSError as error:
+        raise PenguinDomeError(f"{path}: {error.strerror}", hint="run this as root") from error
+
+
+def _trusted_certificates(path: Path, *, required: bool) -> str | None:
+    """What of a PEM file clients have to be told to trust: its self-signed certificates. None if all come from a known
+    authority.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cafile=path)
+    except OSError as error:
+        raise PenguinDomeError(f"{path} holds no certificate that can be read: {error}") from error
+    decoded = context.get_ca_certs()
+    binary = context.get_ca_certs(binary_form=True)
+    roots = [der for fields, der in zip(decoded, binary, strict=True) if fields["subject"] == fields["issuer"]]
+    if not roots and required:
+        raise UsageError(f"{path} holds no certificate of an authority")
+    return "".join(ssl.DER_cert_to_PEM_cert(der) for der in roots) or None
