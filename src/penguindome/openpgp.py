@@ -1,5 +1,5 @@
 """OpenPGP: the one module that knows pysequoia (in the process, 0.2 ms a signature) and, with
-`gnupg_home.py`, python-gnupg (keys of root).
+`openpgp_gnupg.py`, python-gnupg (keys of root).
 
 Rules for what comes from outside, in this order, all without I/O:
 1. Length: a signature has at most 4 KiB, a certificate 64 KiB.
@@ -208,7 +208,7 @@ class DeviceKey:
     def _sign_as_of(self, data: bytes, at: datetime) -> bytes:
         from tempfile import TemporaryDirectory
 
-        from penguindome.gnupg_home import GnuPG, short_directory
+        from penguindome.openpgp_gnupg import GnuPG, short_directory
 
         moment = at.astimezone(timezone.utc).strftime("%Y%m%dT%H%M%S!")
         with (
@@ -250,7 +250,7 @@ class ServerKeyring:
 
     def __init__(self, home: Path) -> None:
         """Open `home`, making it (0700) if it is not there. Raises KeyMaterialError when it cannot be made."""
-        from penguindome.gnupg_home import GnuPG
+        from penguindome.openpgp_gnupg import GnuPG
 
         self.home = Path(home).absolute()
         self._gnupg = GnuPG(self.home)
@@ -269,7 +269,7 @@ class ServerKeyring:
 
     def generate(self, user_id: str) -> str:
         """Make a key (ed25519, signs and certifies, no expiry, no passphrase) and return its fingerprint."""
-        from penguindome.gnupg_home import complaint
+        from penguindome.openpgp_gnupg import complaint
 
         if not user_id.strip() or not user_id.isprintable():
             raise KeyMaterialError("a user id is one line of printable text")
@@ -306,7 +306,7 @@ class ServerKeyring:
         self._gnupg.close()
 
     def _certificate(self, fingerprint: str) -> Certificate:
-        from penguindome.gnupg_home import full
+        from penguindome.openpgp_gnupg import full
 
         text = self._gnupg.call(lambda gpg: gpg.export_keys(full(fingerprint)), "gpg cannot export a key")
         if not text:
