@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import bson
 from bson.codec_options import CodecOptions
@@ -177,7 +177,9 @@ class MongoCollection:
         """How many documents match."""
         condition = filter_of(parse_where(where, self._schema))
         with self._deadline(SCAN_SECONDS):
-            return self._wires.for_reading().count_documents(condition, **({} if condition else {"hint": "_id_"}))
+            if not condition:
+                return self._wires.for_reading().count_documents({}, hint="_id_")
+            return self._wires.for_reading().count_documents(condition)
 
     def delete(self, where: Where) -> int:
         """Delete what matches, some at a time, so that a fail-over between costs nothing."""
@@ -287,11 +289,12 @@ class MongoCollection:
         found: list[Document] = []
         size = 0
         with self._deadline(SCAN_SECONDS):
-            batches = self._wires.for_reading().find_raw_batches(condition, _projection(wanted), batch_size=len(keys))
-            with batches:
+            raw = self._wires.for_reading().find_raw_batches(condition, _projection(wanted), batch_size=len(keys))
+            with raw as batches:
                 for batch in batches:
-                    size += len(batch)
-                    found.extend(bson.decode_all(batch, OPTIONS))
+                    data = cast("bytes", batch)  # pymongo calls it a document
+                    size += len(data)
+                    found.extend(bson.decode_all(data, OPTIONS))
         if wanted is not None:
             found = [projected(document, wanted) for document in found]
         return {document["_id"]: document for document in found}, size

@@ -98,7 +98,7 @@ def parse_address(uri: str) -> Address:
 
 def connect(address: Address) -> MongoClient[Document]:
     """A client (it connects when first used): acknowledged means that a majority has it on disk."""
-    defaults = {name: value for key, (name, value) in _DEFAULTS.items() if key not in address.options}
+    defaults: dict[str, Any] = {name: value for key, (name, value) in _DEFAULTS.items() if key not in address.options}
     try:
         return MongoClient(address.uri, w="majority", journal=True, connect=False, tz_aware=True, **defaults)
     except (PyMongoError, ValueError, TypeError) as error:

@@ -40,8 +40,8 @@ def translated(error: sqlite3.Error, path: Path) -> StoreError:
         hint = "restore it from a backup; `penguindome store check` says what is damaged"
         return StoreError(f"{path} is damaged or no SQLite database: {error}", hint=hint)
     if family in _REASONS:
-        reason, hint = _REASONS[family]
-        return StoreUnavailable(f"the store {path} is unavailable: {reason} ({error})", hint=hint)
+        reason, advice = _REASONS[family]
+        return StoreUnavailable(f"the store {path} is unavailable: {reason} ({error})", hint=advice)
     if isinstance(error, sqlite3.OperationalError) and family in ("SQLITE_IOERR", "SQLITE_NOMEM", "SQLITE_PROTOCOL"):
         return StoreUnavailable(f"the store {path} is unavailable: {error} ({name})")
     return StoreError(f"the store {path} failed: {error}")
@@ -119,12 +119,12 @@ class Readers:
         self._wait = wait
         self._process = os.getpid()
         self._idle: deque[sqlite3.Connection] = deque()
-        self._closed = False
+        self.closed = False
 
     @contextmanager
     def lent(self) -> Iterator[sqlite3.Connection]:
         """A connection for the time of the block, in which sqlite3's errors become ours."""
-        if self._closed:
+        if self.closed:
             raise StoreError(f"the store {self._path} is closed")
         if os.getpid() != self._process:
             raise StoreError(f"the store {self._path} was opened by another process: it must be opened after a fork")
@@ -139,13 +139,19 @@ class Readers:
             if isinstance(error, sqlite3.Error):
                 raise translated(error, self._path) from error
             raise
-        if self._closed:
-            connection.close()
-        else:
-            self._idle.append(connection)
+        self._idle.append(connection)
+        self._tidy()
 
     def close(self) -> None:
         """Close all; one that is lent is closed when it comes back."""
-        self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        self.closed = True
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Once closed, keep nothing."""
+        while self.closed:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return
+            connection.close()

@@ -114,7 +114,7 @@ def placeholders(values: Sequence[Any], parameters: Parameters) -> str:
     """`?, ?, ...` for these values. Padded to a power of two, so that few different statements have to be prepared."""
     width = 1 << (len(values) - 1).bit_length()
     parameters.extend(values)
-    parameters.extend(values[-1:] * (width - len(values)))
+    parameters.extend([values[-1]] * (width - len(values)))
     return ", ".join("?" * width)
 
 
