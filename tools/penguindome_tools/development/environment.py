@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from ctypes import CDLL
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +26,7 @@ LOCK = CHECKOUT / "tools/locks/development.txt"
 CACHE = CHECKOUT / ".cache"
 OLDEST_PYTHON = (3, 11)  # the server's; the client also runs on 3.10
 
-# Program, path or module of Python -> the package that has it on Debian and Ubuntu, and on Arch.
+# Program, path, module of Python or library -> the package that has it on Debian and Ubuntu, and on Arch.
 PACKAGES = {
     "gpg": ("gnupg", "gnupg"),
     "gpg-agent": ("gpg-agent", "gnupg"),
@@ -36,10 +37,11 @@ PACKAGES = {
     "shellcheck": ("shellcheck", "shellcheck"),
     "/usr/share/zoneinfo/Europe/Berlin": ("tzdata", "tzdata"),
     "import ensurepip": ("python3-venv", "python"),
+    "libcurl.so.4": ("libcurl4", "curl"),  # the fetched mongod is linked to it
 }
 TO_MAKE_A_VENV = ("import ensurepip",)
 RUN = ("gpg", "gpg-agent", "ip", "lsblk", "openssl", "setpriv", "/usr/share/zoneinfo/Europe/Berlin")
-NEEDS = {"venv": (), "run": RUN, "tests": RUN, "mongod": ("setpriv",), "lint": ("shellcheck",)}
+NEEDS = {"venv": (), "run": RUN, "tests": RUN, "mongod": ("setpriv", "libcurl.so.4"), "lint": ("shellcheck",)}
 
 
 class Missing(Exception):
@@ -113,10 +115,20 @@ def _pip(home: Path, *arguments: str) -> None:
 def _is_there(thing: str) -> bool:
     if thing.startswith("import "):
         return find_spec(thing.split()[1]) is not None
+    if ".so." in thing:
+        return _is_library(thing)
     if thing.startswith("/"):
         return Path(thing).exists()
     # Root's programs (setpriv's neighbours, ip) are not on every user's PATH.
     return shutil.which(thing, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin") is not None
+
+
+def _is_library(name: str) -> bool:
+    try:
+        CDLL(name)
+    except OSError:
+        return False
+    return True
 
 
 def _stamp(data: bytes, *more: str) -> str:
