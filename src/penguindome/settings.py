@@ -59,8 +59,9 @@ class Setting:
     def convert(self, value: Any) -> Any:
         """The value of a file as this setting's own type. Raises ValueError with a text for the person who wrote it."""
         converted = self._convert(value)
-        if self.choices and any(item not in self.choices for item in self._items(converted)):
-            raise ValueError(f"{self._show(value)} is none of {', '.join(map(str, self.choices))}")
+        for item in converted if isinstance(converted, list) else [converted]:
+            if self.choices and item not in self.choices:
+                raise ValueError(f"{self._show(item)} is none of {', '.join(map(str, self.choices))}")
         if self.minimum is not None and converted < self.minimum:
             raise ValueError(f"{self._show(value)} is less than {_plain(self.minimum)}")
         if self.maximum is not None and converted > self.maximum:
@@ -77,9 +78,6 @@ class Setting:
             raise ValueError("does not fit" if self.secret else str(error)) from (None if self.secret else error)
         if isinstance(complaint, str) and complaint:
             raise ValueError("does not fit" if self.secret else complaint)
-
-    def _items(self, converted: Any) -> Sequence[Any]:
-        return converted if isinstance(converted, list) else [converted]
 
     def _convert(self, value: Any) -> Any:
         kind = self.kind_name
@@ -212,7 +210,9 @@ def load(schema: Schema, main: Path, fragments: Path) -> Settings:
     return Settings(schema, reading.values, reading.origins, reading.warnings)
 
 
-def write_fragment(path: Path, values: Mapping[str, Any], *, mode: int = 0o640) -> None:
+def write_fragment(
+    path: Path, values: Mapping[str, Any], *, mode: int = 0o640, owner: tuple[int, int] | None = None
+) -> None:
     """Write a fragment: `values` by dotted name, sorted, under a comment that says whose file it is. Atomic.
 
     Raises OSError, or TypeError for a value that YAML has not.
@@ -222,7 +222,7 @@ def write_fragment(path: Path, values: Mapping[str, Any], *, mode: int = 0o640) 
     lines = ["# Written by PenguinDome; changes made here by hand are overwritten. Your own settings belong into the\n"]
     lines.append("# main file beside this directory, which has the last word.\n")
     lines += [dump({name: _plain(values[name])}) for name in sorted(values)]
-    write_atomically(path, "".join(lines), mode=mode)
+    write_atomically(path, "".join(lines), mode=mode, owner=owner)
 
 
 def read_fragment(path: Path) -> dict[str, Any]:

@@ -79,13 +79,16 @@ def parse(text: str | bytes, source: str) -> Document:
         raise SettingsError(f"{source}:{line}: not UTF-8") from error
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
+        _refuse_depth(decoded, source, loader)
         node = yaml.compose(decoded, Loader=loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = " ".join(str(error.problem or error.context or "not YAML").split())
         if "\\t" in problem or "'\t'" in problem or _tab_at(decoded, mark.line if mark else 0):
             problem = "a tab where YAML wants spaces"
-        raise SettingsError(f"{source}:{mark.line + 1 if mark else 1}: {problem}") from error
+        # What misses its end is noticed behind the last line.
+        line = min(mark.line, decoded.rstrip("\n").count("\n")) + 1 if mark else 1
+        raise SettingsError(f"{source}:{line}: {problem}") from error
     except yaml.YAMLError as error:
         line = decoded.count("\n", 0, getattr(error, "position", 0) or 0) + 1
         raise SettingsError(f"{source}:{line}: {getattr(error, 'reason', None) or 'not YAML'}") from error
@@ -167,6 +170,23 @@ class _Builder:
 
     def error(self, node: Node, problem: str) -> SettingsError:
         return SettingsError(f"{self.source}:{node.start_mark.line + 1}: {problem}")
+
+
+def _refuse_depth(text: str, source: str, loader: Any) -> None:
+    """The C library composes by recursion and crashes on deep nesting, so that depth has to be looked at before."""
+    import yaml
+
+    if sum(text.count(character) for character in "[{-?:") <= MAXIMUM_DEPTH:
+        return
+    depth = 0
+    for event in yaml.parse(text, Loader=loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAXIMUM_DEPTH:
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise SettingsError(f"{source}:{line}: nested too deeply")
 
 
 def _tab_at(text: str, line: int) -> bool:
