@@ -20,14 +20,14 @@ A = "A" * 40
 B = "B" * 40
 
 CHECKS = """
-- name: no-firewall
+no-firewall:
   description: no firewall is active
   query: {plugins.firewall.active: false}
   severity: high
   grace_period: 1d
   alert_frequency: 1d
   remedy: switch it on
-- name: not-encrypted
+not-encrypted:
   description: a disk is not encrypted
   query: {plugins.hd_encryption.encrypted: false}
   severity: critical

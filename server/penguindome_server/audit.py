@@ -18,14 +18,15 @@ that something is done to.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from penguindome_server import audit_changes, duplicates, outbox
 from penguindome_server.audit_changes import Findings
-from penguindome_server.business_time import BusinessTime, from_settings
+from penguindome_server.business_time import BusinessTime, Values, from_settings
 from penguindome_server.checks import CheckSet
 from penguindome_server.evaluation import checks_digest
 from penguindome_server.issue_kinds import DUPLICATE_HOSTNAME
@@ -64,7 +65,7 @@ class AuditSettings:
     unseen_percent: int = 25
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> AuditSettings:
+    def from_settings(cls, settings: Values) -> AuditSettings:
         """From the server's settings. Raises SettingsError."""
         return cls(business=from_settings(settings), not_reporting_after=settings["audit.not_reporting_after"])
 
@@ -194,12 +195,13 @@ def _settle_all(store: Store, client_ids: Iterable[str]) -> int:
     return count
 
 
-def _in_batches(store: Store, client_ids: Sequence[str], change: Any) -> int:
-    """Do `change` for each client, several in one commit; returns how many it changed."""
-    changed = 0
-    for batch in _batches(client_ids):
-        changed += store.together(lambda part=batch: sum(change(client_id) for client_id in part))
-    return changed
+def _in_batches(store: Store, keys: Sequence[str], change: Callable[[str], int]) -> int:
+    """Do `change` for each key, several in one commit; returns how many it changed."""
+
+    def work(batch: Sequence[str]) -> int:
+        return sum(change(key) for key in batch)
+
+    return sum(store.together(partial(work, batch)) for batch in _batches(keys))
 
 
 def _batches(items: Sequence[str]) -> Iterator[Sequence[str]]:

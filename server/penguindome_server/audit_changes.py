@@ -27,7 +27,7 @@ class Findings:
         """Since when this enrolled client has been silent for too long; None if it is not, or if somebody closed that
         by hand.
         """
-        last = client.get("reported_at") or client.get("enrolled_at")
+        last: datetime | None = client.get("reported_at") or client.get("enrolled_at")
         if last is None or self.now - last <= self.not_reporting_after or _closed_by_hand(client, NOT_REPORTING, last):
             return None
         return last + self.not_reporting_after

@@ -13,11 +13,11 @@ are taken for the ends of that span.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 from penguindome.errors import SettingsError
@@ -28,6 +28,12 @@ FIRST_YEAR, LAST_YEAR = 1970, 2200
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 _MIDNIGHT = time(0)
+
+
+class Values(Protocol):
+    """Settings, looked up by their full names."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -158,7 +164,7 @@ class BusinessTime:
         return _instant(began), _instant(ended)
 
 
-def from_settings(settings: Mapping[str, Any]) -> BusinessTime:
+def from_settings(settings: Values) -> BusinessTime:
     """Business time from the settings `business_time.timezone`, `.hours`, `.weekdays` and `.holidays`.
 
     `hours` is a pair such as `["09:00", "17:30"]` (`["00:00", "24:00"]` for whole days); `weekdays` are English

@@ -48,7 +48,7 @@ def checks_digest(checks: CheckSet) -> str:
     # A process has one set of checks at a time; `is` holds the set, so that no other can have its place in memory.
     cached = _digest_of[0] if _digest_of else None
     if cached is None or cached[0] is not checks:
-        text = repr(sorted((check.name, repr(check.query)) for check in checks))
+        text = repr(sorted((check.name, repr(check.query), repr(check.older_than)) for check in checks))
         cached = (checks, hashlib.blake2b(text.encode(), digest_size=8).hexdigest())
         _digest_of[:] = [cached]
     return cached[1]

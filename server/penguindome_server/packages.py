@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import marshal
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from penguindome_server.compare import Change, same
 from penguindome_server.store import Document
@@ -20,7 +20,7 @@ PLUGIN = "packages"
 Groups = dict[str, list[Document]]
 
 
-def is_list(output: Any) -> bool:
+def is_list(output: Any) -> TypeGuard[Document]:
     """Whether this is a list of packages; other output ("unknown", a failure, nonsense) stays in the client's document
     as it is.
     """

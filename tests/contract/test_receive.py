@@ -410,6 +410,83 @@ def test_a_late_close_does_not_close_what_opened_after_it(machine: Machine) -> N
     assert [episode["state"] for episode in machine.episodes("no-firewall")] == ["closed", "open"]
 
 
+class Killed(BaseException):
+    """The process died."""
+
+
+class DyingStore:
+    """A store whose process dies before its write number `writes`; with MongoDB, what was written before stays."""
+
+    def __init__(self, store: Store, writes: int) -> None:
+        self._store = store
+        self.left = writes
+
+    def together(self, work: Any) -> Any:
+        return self._store.together(work)
+
+    def collection(self, name: str) -> Any:
+        return DyingCollection(self, self._store.collection(name))
+
+
+class DyingCollection:
+    """One collection of a store that dies."""
+
+    def __init__(self, store: DyingStore, collection: Any) -> None:
+        self._store = store
+        self._collection = collection
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("insert", "insert_new", "replace", "clear", "update", "delete"):
+            if self._store.left == 0:
+                raise Killed
+            self._store.left -= 1
+        return getattr(self._collection, name)
+
+
+def test_wherever_it_dies_between_two_writes_a_resend_completes_the_report(store: Store) -> None:
+    for writes in range(20):
+        client_id = f"{writes:040X}"
+        enrol(store, client_id, f"host{writes}")
+        machine = Machine(store, client_id, hostname=f"host{writes}")
+        machine.report(plugins=plugins(hd_encryption={"encrypted": False}, packages=PACKAGES))
+        other = {"manager": "dpkg", "packages": [{"name": "zsh", "version": "5"}]}
+        made = report(
+            2,
+            machine.token,
+            report_id=f"{writes}-2",
+            hostname=f"renamed{writes}",
+            plugins=plugins(packages=other, **OFF),
+            commands={"uptime": "1 day"},
+        )
+        died = _dies(machine, made, writes)
+        assert machine.send(made).exchange_token == machine.document["exchange"]["token"]
+        rows = store.collection("audit_trail").find({"report_id": made.report_id})
+        assert sorted(row["path"] for row in rows) == [
+            "commands.uptime",
+            "hostname",
+            "packages.bash",
+            "packages.zsh",
+            "plugins.firewall.active",
+            "plugins.hd_encryption",
+        ]
+        assert machine.open == ["no-firewall"]
+        assert machine.document["generation"] == 2
+        assert (store.collection("packages").get(client_id) or {})["packages"] == other["packages"]
+        if not died:
+            assert writes > 5
+            return
+    pytest.fail("a report took more than 20 writes")
+
+
+def _dies(machine: Machine, made: Any, writes: int) -> bool:
+    dying: Any = DyingStore(machine.store, writes)
+    try:
+        receive(dying, checks(), machine.client_id, made, address="192.0.2.1", now=machine.now, limits=Limits())
+    except Killed:
+        return True
+    return False
+
+
 def test_two_that_finish_one_outbox_at_once_do_it_once(machine: Machine) -> None:
     _left_over(machine)
     barrier = threading.Barrier(4)
