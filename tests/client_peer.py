@@ -1,6 +1,8 @@
-"""What the client's tests talk to: a small, real HTTP server that speaks the protocol, and misbehaves when it is told to.
+"""What the client's tests talk to: a small, real HTTP server that speaks the protocol, and misbehaves when it is told
+to.
 
-It checks signatures as a server does, and keeps what it was sent. `Machine` is a client's root with a server that is such a peer.
+It checks signatures as a server does, and keeps what it was sent. `Machine` is a client's root with a server that is
+such a peer.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ PORTAL = Fault(200, b"<html><body>Welcome to the hotel</body></html>", {"Content
 
 
 class Peer:
-    """The other end. `faults` are used up one a request, oldest first; `always` is for every request while it is set."""
+    """The other end. `faults` are used up one a request, oldest first; `always` is for every request."""
 
     def __init__(self) -> None:
         self.server_key = DeviceKey.generate("server")
@@ -236,12 +238,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *arguments: object) -> None:
+    def log_message(self, *arguments: object) -> None:
         return
 
 
 class Machine:
-    """A client in a root of its own. `clock` is moved by the tests; each use of `client()` is a new process as far as state goes."""
+    """A client in a root of its own. `clock` is moved by the tests; each use of `client()` is a new process as far as
+    state goes.
+    """
 
     def __init__(self, paths: Paths, peer: Peer) -> None:
         self.paths = paths
@@ -279,11 +283,11 @@ class Machine:
     def environment(self, **more: str) -> dict[str, str]:
         return {**os.environ, ROOT_VARIABLE: str(self.paths.root), **more}
 
-    def run(self, *words: str, input: bytes | None = None, **more: str) -> subprocess.CompletedProcess[bytes]:
+    def run(self, *words: str, stdin: bytes | None = None, **more: str) -> subprocess.CompletedProcess[bytes]:
         """A real `penguindome-client` process, to its end."""
         return subprocess.run(
             [sys.executable, "-m", "penguindome.client", *words], env=self.environment(**more), capture_output=True,
-            timeout=60, check=False, input=input,
+            timeout=60, check=False, input=stdin,
         )  # fmt: skip
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:

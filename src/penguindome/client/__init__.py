@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 
 def get_setting(name: str, default: Any = None) -> Any:
-    """The value of a client setting by its dotted name (`schedule.collect_interval`), or of a plugin's own setting below
-    `plugin_settings` (`geolocation.api_key`); `default` where neither is set. Raises SettingsError for unreadable files."""
+    """The value of a client setting by its dotted name (`schedule.collect_interval`), or of a plugin's own setting
+    below `plugin_settings` (`geolocation.api_key`); `default` where neither is set. Raises SettingsError for unreadable
+    files.
+    """
     from penguindome.client.settings import load_client_settings, plugin_setting
     from penguindome.paths import Paths
 
@@ -21,7 +23,7 @@ def get_setting(name: str, default: Any = None) -> Any:
 
 
 def get_logger(name: str) -> Logger:
-    """A logger that writes where the client's settings say, for use in plugins (standard output belongs to their JSON)."""
+    """A logger that writes where the client's settings say, for plugins (standard output belongs to their JSON)."""
     from penguindome import logging
     from penguindome.client.settings import load_client_settings
     from penguindome.paths import Paths

@@ -1,7 +1,7 @@
 """When to try again: doubling delays with a jitter that is different for each client and the same each time.
 
-Without jitter a fleet that lost its server would come back in step; with a random one nothing could be foretold in tests
-or explained to a person.
+Without jitter a fleet that lost its server would come back in step; with a random one nothing could be foretold in
+tests or explained to a person.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ def fraction(seed: str) -> float:
 
 
 def delay(failures: int, seed: str, *, longest: timedelta = LONGEST) -> timedelta:
-    """How long to wait after so many failures in a row: between half of and the whole of 1, 2, 4, ... minutes, up to `longest`."""
+    """How long to wait after so many failures in a row: between half of and the whole of 1, 2, 4, ... minutes, up to
+    `longest`.
+    """
     if failures <= 0:
         return timedelta(0)
     whole = min(FIRST * (1 << min(failures - 1, 20)), longest)
@@ -35,7 +37,9 @@ def pending_delay(asked: int, seed: str) -> timedelta:
 
 
 def after_refusal(failures: int, seed: str, retry_after: float | None) -> timedelta:
-    """The delay after a failure: at least what the server asked for (an hour at the most), spread so that not all come at once."""
+    """The delay after a failure: at least what the server asked for (an hour at the most), spread so that not all come
+    at once.
+    """
     own = delay(failures, seed)
     if retry_after is None:
         return own
@@ -44,7 +48,9 @@ def after_refusal(failures: int, seed: str, retry_after: float | None) -> timede
 
 
 def is_over(not_before: datetime | None, now: datetime) -> bool:
-    """Whether a waiting time has passed. One that lies further ahead than any delay is of a clock that was wrong, and over."""
+    """Whether a waiting time has passed. One that lies further ahead than any delay is of a clock that was wrong, and
+    over.
+    """
     return not_before is None or now >= not_before or not_before - now > LONGEST * 1.25
 
 

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 _PATIENCE = 5.0
@@ -50,13 +51,12 @@ def _become_subreaper(flag: int) -> None:
 def _children() -> list[int]:
     """Our child processes, from proc(5): in `stat`, the parent is the second field after the name in parentheses."""
     own, found = str(os.getpid()).encode(), []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
             with suppress(OSError, IndexError):
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    fields = file.read(1024).rpartition(b")")[2].split()
+                fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
                 if fields[1] == own:
-                    found.append(int(name))
+                    found.append(int(entry.name))
     return found
 
 

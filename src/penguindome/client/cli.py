@@ -11,13 +11,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from penguindome.errors import PenguinDomeError
 from penguindome.paths import Paths
-
-if TYPE_CHECKING:
-    from penguindome.client.context import Client
 
 PROGRAM = "penguindome-client"
 
@@ -61,7 +58,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser(*verbs: str) -> argparse.ArgumentParser:
     """The parser; the options of `verbs` only (none given: of all)."""
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = _Parser(add_help=False)
     shared.add_argument(
         "--debug", action="store_true", default=argparse.SUPPRESS, help="log everything to stderr, and show tracebacks"
     )
@@ -143,12 +140,12 @@ def _report(error: Exception) -> int:
         return 1
     from penguindome.logging import get_logger
 
-    get_logger(__name__).exception(f"unexpected: {error}")
+    get_logger(__name__).exception("unexpected: {}", error)
     print(f"{PROGRAM}: {type(error).__name__}: {error}; run it again with --debug to see where", file=sys.stderr)
     return 1
 
 
-def _end(number: int, frame: FrameType | None) -> NoReturn:
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 

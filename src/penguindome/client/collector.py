@@ -51,7 +51,8 @@ def environment(outside: Mapping[str, str]) -> dict[str, str]:
 def program_names(manifest: Manifest, directory: str, *, disabled: Sequence[str] = ()) -> dict[str, str]:
     """The programs directly below `directory` ("plugins") that the manifest names: name of the output -> path.
 
-    The name is that of the file without its extension; a second file of the same name, or one that takes ours, keeps it.
+    The name is that of the file without its extension; a second file of the same name, or one that takes ours, keeps
+    it.
     """
     found: dict[str, str] = {}
     for path in sorted(manifest.files):
@@ -91,14 +92,14 @@ def _job(tree: Path, manifest: Manifest, path: str, limits: Limits) -> Callable[
         try:
             completed = run_program(tree, manifest, path, limits)
         except ProcessError as error:
-            log.warning(f"{path}: {error.message}")
+            log.warning("{}: {}", path, error.message)
             return outputs.failed("cannot be run: not executable, or its interpreter is missing")
         except PenguinDomeError as error:
-            log.error(f"{path}: {error.message}")
+            log.error("{}: {}", path, error.message)
             return outputs.failed(f"did not run: {error.message}")
         except Exception:
             # One plugin harms no other, whatever it is that went wrong.
-            log.exception(f"{path} could not be run")
+            log.exception("{} could not be run", path)
             return outputs.failed("did not run: internal error")
         if completed.stderr:
             log.debug("{} said: {}", path, completed.stderr[-4000:].decode("utf-8", "replace"))

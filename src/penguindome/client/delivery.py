@@ -1,7 +1,7 @@
 """Delivering the spool, oldest first, so that nothing is lost and nothing counts twice.
 
-After each `ok` the new exchange token is on disk before the report is deleted. When an answer is lost, the report goes out again under
-the same `report_id` with the token that it had, and the server recognises it.
+After each `ok` the new exchange token is on disk before the report is deleted. When an answer is lost, the report goes
+out again under the same `report_id` with the token that it had, and the server recognises it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ log = get_logger(__name__)
 
 @dataclass
 class Delivery:
-    """What became of the spool: how many reports the server acknowledged, called unacceptable, and failed on; whether it gave any
-    answer of its own, and whether the last one brought an update."""
+    """What became of the spool: how many reports the server acknowledged, called unacceptable, and failed on; whether
+    it gave any answer of its own, and whether the last one brought an update.
+    """
 
     delivered: int = 0
     unacceptable: int = 0
@@ -45,8 +46,9 @@ class Delivery:
 def deliver(client: Client, *, patient: bool = True) -> Delivery:
     """Send all that waits. With `patient`, reports that the server failed on before wait for their time.
 
-    A report on which the server itself fails (500) does not block those behind it: the next one is tried, and only if that fails
-    too is the server left alone. Raises ServerError when an exchange failed; all that was not acknowledged is kept.
+    A report on which the server itself fails (500) does not block those behind it: the next one is tried, and only if
+    that fails too is the server left alone. Raises ServerError when an exchange failed; all that was not acknowledged
+    is kept.
     """
     result = Delivery()
     _forget_postponed(client)
@@ -75,7 +77,7 @@ def _deliver_one(client: Client, entry: Entry, result: Delivery) -> None:
             result.answered = True
             result.unacceptable += 1
             return
-        log.warning(f"report {entry.sequence} was not delivered and is kept: {error.message}")
+        log.warning("report {} was not delivered and is kept: {}", entry.sequence, error.message)
         if not _server_failed(error) or result.postponed:
             raise
         _postpone(client, entry)
@@ -124,17 +126,17 @@ def _send(client: Client, entry: Entry) -> dict[str, Any]:
 
 
 def _keep_copy(client: Client, report: dict[str, Any]) -> None:
-    """Keep what was sent last, for the machine's user to look at. A full disk only means that there is no newer copy."""
+    """Keep what was sent last, for the machine's user to see. A full disk only means that there is no newer copy."""
     sent = {name: report[name] for name in ("report_id", "sequence", "collected_at", "plugins", "commands")}
     sent["next_exchange_token"] = client.state.exchange_token
     try:
         write_atomically(client.last_report, json.dumps(sent), mode=0o600)
     except OSError as error:
-        log.warning(f"no copy of the last report was kept: {error}")
+        log.warning("no copy of the last report was kept: {}", error)
 
 
 def _set_aside(client: Client, entry: Entry, why: str) -> None:
-    log.error(f"report {entry.sequence} was set aside: {why}")
+    log.error("report {} was set aside: {}", entry.sequence, why)
     client.state.bad_reports += 1
     client.state.postponed.pop(entry.report_id, None)
     client.save()

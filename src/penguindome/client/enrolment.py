@@ -25,8 +25,8 @@ log = get_logger(__name__)
 def ask(client: Client) -> str:
     """Ask to be enrolled, or, when pending, what became of it; returns the new state: enrolled or pending.
 
-    Raises NotEnrolled when there is nothing to ask with, Refused when the server will not have this machine, Unreachable when it gave no answer; both are remembered, and
-    nothing that waits in the spool is lost by either.
+    Raises NotEnrolled when there is nothing to ask with, Refused when the server will not have this machine,
+    Unreachable when it gave no answer; both are remembered, and nothing that waits in the spool is lost by either.
     """
     state, identity = client.state, client.identity
     if not identity.may_ask_for_enrolment:
@@ -105,6 +105,6 @@ def _keep_credentials(client: Client, message: object) -> None:
             raise Unreachable("the repository credentials are not what they should be")
     except PenguinDomeError as error:
         # Reports matter more: the server hands credentials out again with the next enrolment.
-        log.warning(f"repository credentials were left aside: {error.message}")
+        log.warning("repository credentials were left aside: {}", error.message)
         return
     write_atomically(client.paths.client_state / CREDENTIALS, json.dumps(credentials), mode=0o600)

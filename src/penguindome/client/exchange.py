@@ -1,4 +1,4 @@
-"""One signed request to the server, with a clock that need not be right; and what its outcome means for the next one."""
+"""One signed request to the server, with a clock that need not be right; and what its outcome means for the next."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class Exchange:
     def ask(
         self, endpoint: str, body: Body, sign: Sign, *, more: Callable[[bytes], Mapping[str, bytes]] | None = None
     ) -> dict[str, Any]:
-        """Send `body(sent_at)` to `endpoint`, signed, and return the answer; `more` makes further form fields of the signed bytes.
+        """Send `body(sent_at)` to `endpoint`, signed, and return the answer; `more` makes further form fields of the
+        signed bytes.
 
         A refusal because of the clock is answered once, at once, with the server's time. Raises ServerError.
         """

@@ -20,7 +20,7 @@ _NOT_IN_A_HOST_NAME = re.compile(r"[^a-z0-9.-]+")
 
 
 class Identity:
-    """The device's own key, the pinned certificates, and what enrolment needs. All lie in the client's state directory."""
+    """The device's own key, the pinned certificates, and what enrolment needs. All lie in the state directory."""
 
     def __init__(self, paths: Paths, *, hostname: str = "") -> None:
         self.directory = paths.client_state
@@ -67,7 +67,8 @@ class Identity:
 
     @property
     def machine_id(self) -> str:
-        """An identifier of the installation (32 hex digits), made of machine-id(5) as that page asks: never the id itself.
+        """An identifier of the installation (32 hex digits), made of machine-id(5) as that page asks: never the id
+        itself.
 
         Without one it is made of the device key: then a reinstallation is not recognised.
         """
@@ -82,7 +83,9 @@ class Identity:
 
     @property
     def may_ask_for_enrolment(self) -> bool:
-        """Whether there is still something to ask with: the shared key or a token. Both go once this machine is enrolled."""
+        """Whether there is still something to ask with: the shared key or a token. Both go once this machine is
+        enrolled.
+        """
         return any((self.directory / name).exists() for name in ("enrolment.key", "enrolment.token"))
 
     def forget_enrolment_secrets(self) -> None:

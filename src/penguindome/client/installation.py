@@ -1,7 +1,8 @@
-"""What `setup` makes of a bundle: the device key (once), the pinned certificates, and the setting that names the server.
+"""What `setup` makes of a bundle: the device key (once), the pinned certificates, and the setting that names the
+server.
 
-Running it again changes nothing needlessly. The device key is never overwritten; another server certificate than the one that is pinned takes
-`force`, because whoever holds that server's key decides what runs here.
+Running it again changes nothing needlessly. The device key is never overwritten; another server certificate than the
+one that is pinned takes `force`, because whoever holds that server's key decides what runs here.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class SetUp:
 
 
 def read_bundle(name: str) -> Bundle:
-    """The bundle in a file that nobody else may read or write, or on standard input (`-`). Raises InvalidData or UsageError."""
+    """The bundle in a file that nobody else may read or write, or on standard input (`-`). Raises InvalidData or
+    UsageError.
+    """
     if name == "-":
         return Bundle.from_text(sys.stdin.buffer.read(MAXIMUM_BYTES + 1))
     path = Path(name)
@@ -61,7 +64,9 @@ def read_bundle(name: str) -> Bundle:
 
 
 def set_up(client: Client, bundle: Bundle, *, force: bool) -> SetUp:
-    """Make this machine a client of the bundle's server. Raises UsageError, SettingsError, InvalidData, KeyMaterialError or NeedsRoot."""
+    """Make this machine a client of the bundle's server. Raises UsageError, SettingsError, InvalidData,
+    KeyMaterialError or NeedsRoot.
+    """
     paths = client.paths
     refuse_plain_http(bundle.server_url, allowed=client.settings["allow_plain_http"])
     _check_authorities(bundle)

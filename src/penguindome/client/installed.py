@@ -22,7 +22,7 @@ SIZE_LIMIT = 16 << 20
 
 @dataclass(frozen=True)
 class Installed:
-    """What may run here: `manifest` (None: nothing may), and what was found wrong with it or with the files it names."""
+    """What may run here: `manifest` (None: nothing may), and what was found wrong with it or the files it names."""
 
     manifest: Manifest | None
     problems: list[Problem] = field(default_factory=list)

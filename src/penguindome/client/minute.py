@@ -1,8 +1,8 @@
 """The client's minute: what `run` does each time the timer starts it.
 
-In this order: 1. ask for updates; 2. verify the installed files; 3. collect, if it is time or something was updated; 4. submit
-what waits, oldest first; 5. run one-time commands, and submit what they printed. When reports wait already, the answer to them
-brings what the poll would have brought. Each part goes on as well as it can when another fails.
+In this order: 1. ask for updates; 2. verify the installed files; 3. collect, if it is time or something was updated; 4.
+submit what waits, oldest first; 5. run one-time commands, and submit what they printed. When reports wait already, the
+answer to them brings what the poll would have brought. Each part goes on as well as it can when another fails.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Minute:
         if self.now:
             return True
         if not backoff.is_over(client.state.not_before_at, client.clock()):
-            log.debug(f"the server is left alone: {client.state.last_error or 'the approval is awaited'}")
+            log.debug("the server is left alone: {}", client.state.last_error or "the approval is awaited")
             return False
         interval = client.settings["schedule.submit_interval"]
         return interval <= timedelta(minutes=1) or _is_due(client.last_contact(), interval, client.clock())
@@ -75,7 +75,7 @@ class Minute:
         if state.enrolment != "enrolled" and self.client.identity.may_ask_for_enrolment:
             self._guarded(lambda: enrolment.ask(self.client))
             # A pending machine has had its answer for this minute.
-            self.may_ask = self.may_ask and state.enrolment == "enrolled"
+            self.may_ask &= state.enrolment == "enrolled"
         return self.may_ask
 
     def _ask_for_updates(self) -> None:
@@ -84,7 +84,7 @@ class Minute:
     def _verified(self) -> Installed:
         installed = self.client.installed()
         for complaint in installed.complaints():
-            log.warning(f"verification: {complaint}")
+            log.warning("verification: {}", complaint)
         return installed
 
     def _collect_if_due(self, installed: Installed) -> NoSpace | None:
@@ -98,22 +98,22 @@ class Minute:
         try:
             collect(client, installed)
         except NoSpace as error:
-            log.error(f"{error.message}; nothing is collected until there is room")
+            log.error("{}; nothing is collected until there is room", error.message)
             return error
         return None
 
     def _deliver(self) -> bool:
         """Submit what waits; says whether an answer brought an update, which is collected with at the next run."""
-        from penguindome.client import delivery
-
         client = self.client
         if not client.spool.waiting() or not self._enrolled():
             return False
+        from penguindome.client import delivery
+
         result = self._guarded(lambda: delivery.deliver(client, patient=not self.now))
         if result is None:
             return False
         if result.delivered:
-            log.info(f"{result.delivered} report(s) delivered")
+            log.info("{} report(s) delivered", result.delivered)
             return result.updated
         # A server that breaks down over what waits may still have the update that mends it.
         self._ask_for_updates()
@@ -147,7 +147,8 @@ class Minute:
 
 
 def collect(client: Client, installed: Installed) -> bool:
-    """Run the plugins and spool what they report; False when the machine changed its run level meanwhile, and all was thrown away.
+    """Run the plugins and spool what they report; False when the machine changed its run level meanwhile, and all was
+    thrown away.
 
     Raises NoSpace when it cannot be kept.
     """
@@ -163,7 +164,7 @@ def collect(client: Client, installed: Installed) -> bool:
     client.state.collected_at = client.clock()
     client.state.collect_requested = False
     client.save()
-    log.info(f"report {entry.sequence} was collected")
+    log.info("report {} was collected", entry.sequence)
     return True
 
 

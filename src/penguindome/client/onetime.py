@@ -1,7 +1,7 @@
 """One-time commands: files below `commands/` that the manifest names run until they exit 0 once, and are deleted then.
 
-What a command printed is in the spool before it is deleted, and that it ran is remembered by its contents: one that a package
-lays down again does not run again. One that a crash comes between runs again: at least once, not at most.
+What a command printed is in the spool before it is deleted, and that it ran is remembered by its contents: one that a
+package lays down again does not run again. One that a crash comes between runs again: at least once, not at most.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def run(client: Client, manifest: Manifest) -> list[Ran]:
     limits = collector.Limits(client.settings["commands.timeout"], client.settings["plugins.output_limit"])
     ran = []
     for name, path in due(client, manifest).items():
-        log.info(f"running the one-time command {path}")
+        log.info("running the one-time command {}", path)
         try:
             with children.adopted():
                 completed = collector.run_program(client.paths.client_code, manifest, path, limits)
         except PenguinDomeError as error:
-            log.error(f"{path} did not run: {error.message}")
+            log.error("{} did not run: {}", path, error.message)
             _note_failed(client, path)
             continue
         succeeded = outputs.unfinished(completed) is None

@@ -1,4 +1,5 @@
-"""What a plugin's output may look like. One plugin that prints too much or too deep must not make a whole report unacceptable.
+"""What a plugin's output may look like. One plugin that prints too much or too deep must not make a whole report
+unacceptable.
 
 The limits lie within those that the server sets by default. Pure.
 """
@@ -53,8 +54,9 @@ def unfinished(completed: Completed) -> dict[str, Any] | None:
 
 
 def check(value: Any) -> int:
-    """Count the values in a value. Raises InvalidData for what the server would not take: too deep, too many values, long keys, numbers beyond 64 bits,
-    texts with NUL or half of a surrogate pair."""
+    """Count the values in a value. Raises InvalidData for what the server would not take: too deep, too many values,
+    long keys, numbers beyond 64 bits, texts with NUL or half of a surrogate pair.
+    """
     pending, count = [(value, 1)], 0
     while pending:
         item, depth = pending.pop()
@@ -95,8 +97,9 @@ def _check_text(text: str) -> None:
 
 
 def fit(outputs: Mapping[str, Any], limit: int) -> dict[str, Any]:
-    """The outputs, the largest replaced by `failed(...)` until all together have at most `limit` bytes of JSON, and no more
-    values than a report may hold."""
+    """The outputs, the largest replaced by `failed(...)` until all together have at most `limit` bytes of JSON, and no
+    more values than a report may hold.
+    """
     sizes = {name: (len(json.dumps(output)) + len(name) + 4, _count(output)) for name, output in outputs.items()}
     fitting = dict(outputs)
     size, values = (sum(pair[index] for pair in sizes.values()) for index in (0, 1))

@@ -48,7 +48,7 @@ def own_report(client: Client, installed: Installed) -> dict[str, Any]:
 
 
 def keep(client: Client, *, plugins: Mapping[str, Any], commands: Mapping[str, Any]) -> Entry:
-    """Spool a report. Its number is on disk before the report is, so that no number is ever used twice. Raises NoSpace."""
+    """Spool a report. Its number is on disk before the report is, so that none is ever used twice. Raises NoSpace."""
     state, now = client.state, client.clock()
     state.spool_dropped += client.spool.trim(now)
     state.sequence += 1
@@ -66,7 +66,8 @@ def keep(client: Client, *, plugins: Mapping[str, Any], commands: Mapping[str, A
 
 
 def submission(report: Mapping[str, Any], exchange_token: str, *, now: datetime, sent_at: datetime) -> dict[str, Any]:
-    """The data of `submit` for a spooled report. `now` is the local clock's, `sent_at` what the server will compare with its own.
+    """The data of `submit` for a spooled report. `now` is the local clock's, `sent_at` what the server will compare
+    with its own.
 
     The server takes the age of a report from `sent_at - collected_at`, so both are given by the same clock.
     """
@@ -81,7 +82,9 @@ def submission(report: Mapping[str, Any], exchange_token: str, *, now: datetime,
 
 
 def age(report: Mapping[str, Any], now: datetime) -> timedelta:
-    """How long ago a report was collected: within one boot by the time since boot, which nobody sets, else by the clock."""
+    """How long ago a report was collected: within one boot by the time since boot, which nobody sets, else by the
+    clock.
+    """
     seconds = report.get("boot_seconds")
     if report.get("boot_id") == _boot_id() and isinstance(seconds, (int, float)):
         return timedelta(seconds=max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - seconds))

@@ -9,7 +9,7 @@ from pathlib import Path
 STOPPING = "stopping"
 GOING_DOWN = frozenset({STOPPING, "0", "6"})
 
-# utmp(5): records of 384 bytes that begin with type and pid; in a record of the run level, the pid's low byte is its character.
+# utmp(5): records of 384 bytes that begin with type and pid; in one of the level, the pid's low byte is its character.
 _UTMP_RECORD = 384
 _RUN_LVL = 1
 _UTMP_LIMIT = 1 << 20

@@ -1,7 +1,8 @@
 """Reports that wait for the server: one file a report, written whole or not at all, private to root.
 
-A file is named `SEQUENCE-REPORT_ID.json`, so that a listing is the order of sending. What the server called unacceptable is
-set aside as `*.bad`. Both are bounded; what must go is the oldest. Only the process that has the client's lock writes here.
+A file is named `SEQUENCE-REPORT_ID.json`, so that a listing is the order of sending. What the server called
+unacceptable is set aside as `*.bad`. Both are bounded; what must go is the oldest. Only the process that has the
+client's lock writes here.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class Spool:
         return max((entry.sequence for entry in self._entries()), default=0)
 
     def add(self, report: Mapping[str, Any]) -> Entry:
-        """Keep a report (`sequence` and `report_id` name it). Raises NoSpace, leaving the others as they are, when the disk is full."""
+        """Keep a report (`sequence` and `report_id` name it). Raises NoSpace, leaving the others as they are, when the
+        disk is full.
+        """
         ensure_directory(self.directory, 0o700)
         path = self.directory / f"{report['sequence']:012d}-{report['report_id']}.json"
         data = json.dumps(report).encode()
@@ -83,7 +86,7 @@ class Spool:
         entry.path.unlink(missing_ok=True)
 
     def set_aside(self, entry: Entry) -> None:
-        """Keep a report that will never be accepted out of the way, for a person to look at; the oldest of too many go."""
+        """Put a report that will never be accepted out of the way, for a person to see; the oldest of too many go."""
         entry.path.replace(entry.path.with_suffix(".bad"))
         for old in self.bad()[:-MAXIMUM_BAD]:
             self.remove(old)
@@ -131,4 +134,4 @@ class Spool:
         """Delete what a write that was killed left beside the reports."""
         for item in os.scandir(self.directory) if self.directory.is_dir() else ():
             if not _NAME.fullmatch(item.name) and item.is_file(follow_symlinks=False):
-                os.unlink(item.path)
+                Path(item.path).unlink()

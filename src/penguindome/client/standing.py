@@ -72,14 +72,12 @@ def _about_enrolment(client: Client) -> list[str]:
         return ["The server has not been asked yet to take this machine. Run: sudo penguindome-client enroll"]
     if state.enrolment == "pending":
         return [
-            "An administrator has to approve this machine. Read him its fingerprint, which is given above. Reports are kept meanwhile."
+            "An administrator must approve this machine: read him its fingerprint (above). Reports are kept meanwhile."
         ]
     if state.enrolment == "refused":
         why = f": {state.enrolment_message}" if state.enrolment_message else ""
-        return [
-            f"The server does not take reports of this machine{why}. They are kept. Ask the administrator; if he gives you a new"
-            " bundle, run: sudo penguindome-client setup --bundle FILE"
-        ]
+        then = "if he gives you a new bundle, run: sudo penguindome-client setup --bundle FILE"
+        return [f"The server does not take reports of this machine{why}. They are kept. Ask the administrator; {then}"]
     return []
 
 
@@ -95,14 +93,15 @@ def _about_exchange(client: Client) -> list[str]:
         off = _span(timedelta(seconds=abs(state.clock_offset)))
         which = "behind" if state.clock_offset > 0 else "ahead of"
         lines.append(
-            f"The clock of this machine is {off} {which} the server's. Turn on time synchronisation: timedatectl set-ntp true"
+            f"This machine's clock is {off} {which} the server's; set it, for example with: timedatectl set-ntp true"
         )
     if state.spool_dropped:
         lines.append(f"{state.spool_dropped} old reports were dropped because too many waited.")
     bad = client.spool.bad()
     if bad:
         lines.append(
-            f"{len(bad)} reports were not acceptable to the server and lie in {client.spool.directory} as *.bad. Tell the administrator."
+            f"{len(bad)} reports were not acceptable to the server and lie in {client.spool.directory} as *.bad."
+            " Tell the administrator."
         )
     return lines
 
@@ -135,7 +134,7 @@ def sentences(standing: Standing, now: datetime) -> list[str]:
     ]
     if standing.next_try_at is not None:
         lines.append(f"next try:      in {_span(standing.next_try_at - now)}, at the latest")
-    return lines + ["", *(standing.complaints or ["All is well."])]
+    return [*lines, "", *(standing.complaints or ["All is well."])]
 
 
 def _waiting(standing: Standing) -> str:

@@ -76,7 +76,9 @@ class ClientState:
 
     @classmethod
     def from_document(cls, document: Any) -> ClientState:
-        """Read a state, refusing what is of another type; fields that are missing keep their defaults. Raises InvalidData."""
+        """Read a state, refusing what is of another type; fields that are missing keep their defaults. Raises
+        InvalidData.
+        """
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise InvalidData("this is not the state of a client in a format that this version knows")
         values = {}
@@ -115,7 +117,7 @@ class StateFile:
         except PermissionError as error:
             raise NeedsRoot(f"{self.path} belongs to root", hint="run this with sudo") from error
         except InvalidData as error:
-            get_logger(__name__).error(f"{self.path} is damaged ({error}); starting with a new state")
+            get_logger(__name__).error("{} is damaged ({}); starting with a new state", self.path, error)
             self.path.replace(self.path.with_suffix(".json.damaged"))
             return ClientState()
         self._saved = _copy(state)

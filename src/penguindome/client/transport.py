@@ -1,8 +1,8 @@
 """HTTPS to the server: the one place that knows urllib3, and turns what it raises into errors of ours.
 
-urllib3 and not requests (which is built on it): an idle minute then costs a third less, and nothing of the environment but
-the proxies counts. No redirect is followed, an answer has a limit in bytes and in time, and whatever is not an answer of
-a PenguinDome server (a portal, a proxy, half an answer) is `Unreachable`.
+urllib3 and not requests (which is built on it): an idle minute then costs a third less, and nothing of the environment
+but the proxies counts. No redirect is followed, an answer has a limit in bytes and in time, and whatever is not an
+answer of a PenguinDome server (a portal, a proxy, half an answer) is `Unreachable`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _pool(url: str, ca_file: Path | None) -> urllib3.PoolManager:
             raise KeyMaterialError(
                 f"{ca_file} holds no certificate to trust for TLS ({error})", hint="run setup again with a new bundle"
             ) from error
-    proxy = proxy_for(url, os.environ)
+    proxy = proxy_for(url)
     if proxy is None:
         return urllib3.PoolManager(**options)
     parts = urlsplit(proxy)
@@ -87,16 +87,16 @@ def _pool(url: str, ca_file: Path | None) -> urllib3.PoolManager:
     return urllib3.ProxyManager(proxy, proxy_headers=urllib3.make_headers(proxy_basic_auth=credentials), **options)
 
 
-def proxy_for(url: str, environment: Mapping[str, str]) -> str | None:
+def proxy_for(url: str) -> str | None:
     """The proxy that the environment (`https_proxy`, `no_proxy`, ...) names for a URL, or None."""
-    if not any(name.lower().endswith("_proxy") for name in environment):
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
         return None
-    from urllib.request import getproxies_environment, proxy_bypass_environment
+    from urllib.request import getproxies, proxy_bypass
 
     parts = urlsplit(url)
-    proxies = getproxies_environment()
+    proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass_environment(parts.netloc.rpartition("@")[2], proxies):
+    if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
 

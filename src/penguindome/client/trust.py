@@ -1,8 +1,10 @@
 """Which signed manifest may take the place of which. Pure: no files, no network, no clock of its own.
 
 The order of the rules, each of which refuses:
-1. the signature is by the pinned server certificate, over exactly these bytes (`Manifest.load`, before anything is parsed);
-2. the text is a manifest of a kind and format that this version knows, with paths that stay inside the tree (`Manifest.load`);
+1. the signature is by the pinned server certificate, over exactly these bytes (`Manifest.load`, before anything is
+   parsed);
+2. the text is a manifest of a kind and format that this version knows, with paths that stay inside the tree
+   (`Manifest.load`);
 3. it is a release's, and not some other signed text (an action's) in the place of one;
 4. its release is not below the highest that this client ever accepted;
 5. it was not issued before the one in force, if both are of the same release;
@@ -41,7 +43,7 @@ def accept(
         raise ManifestError(f"a manifest of release {candidate.release} came after one of release {highest}: refused")
     if held is not None and candidate.release == held.release and candidate.issued_at < held.issued_at:
         raise ManifestError(
-            f"a manifest issued {isoformat(candidate.issued_at)} came after one issued {isoformat(held.issued_at)}: refused"
+            f"a manifest of {isoformat(candidate.issued_at)} came after one of {isoformat(held.issued_at)}: refused"
         )
     if has_expired(candidate, now):
         raise ManifestError(f"a manifest that expired {isoformat(candidate.expires_at)} came: refused")

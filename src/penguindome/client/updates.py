@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from penguindome.client import installed, trust
-from penguindome.client.errors import Refused
 from penguindome.client.enrolment import note_refusal
+from penguindome.client.errors import Refused
 from penguindome.client.exchange import note_failure, note_success
 from penguindome.client.version import package_kind, package_version
 from penguindome.errors import PenguinDomeError
@@ -23,8 +23,8 @@ log = get_logger(__name__)
 def ask(client: Client) -> bool:
     """Ask for news and take them; says whether something was updated.
 
-    Raises ServerError when there was no answer, which is remembered. A manifest that may not be taken is logged, remembered, and
-    leaves what is in force.
+    Raises ServerError when there was no answer, which is remembered. A manifest that may not be taken is logged,
+    remembered, and leaves what is in force.
     """
     held = _held(client)
 
@@ -53,7 +53,9 @@ def ask(client: Client) -> bool:
 
 
 def take(client: Client, answer: object) -> bool:
-    """Take what an answer to `update`, or the `update` part of an answer to `submit`, holds; says whether something was updated."""
+    """Take what an answer to `update`, or the `update` part of an answer to `submit`, holds; says whether something was
+    updated.
+    """
     if not isinstance(answer, dict):
         return False
     status = answer.get("status")
@@ -85,12 +87,12 @@ def _take_manifest(client: Client, text: str, signature: str) -> bool:
     state.newest_signed_at = max(manifest.issued_at, state.newest_signed_at or manifest.issued_at)
     state.collect_requested = True
     client.save()
-    log.info(f"a new manifest of release {manifest.release} is in force")
+    log.info("a new manifest of release {} is in force", manifest.release)
     return True
 
 
 def _refuse(client: Client, why: str) -> bool:
-    log.error(f"the server's manifest was refused: {why}")
+    log.error("the server's manifest was refused: {}", why)
     client.state.last_error = f"the server's manifest was refused: {why}"
     client.state.last_error_hint = "tell the administrator; what was in force before stays so"
     client.state.last_error_at = client.clock()
@@ -102,17 +104,17 @@ def _held(client: Client) -> Manifest | None:
     try:
         return installed.load(client.paths.client_state, client.identity.server_certificate)
     except PenguinDomeError as error:
-        log.error(f"the manifest in force is damaged: {error.message}")
+        log.error("the manifest in force is damaged: {}", error.message)
         return None
 
 
 def _leave_alone(client: Client, action: object) -> None:
-    """Check an action's signature and say that it waits: it is not acknowledged, so a newer version will still find it."""
+    """Check an action's signature and say that it waits: it is not acknowledged, so a newer version will find it."""
     parts = action if isinstance(action, dict) else {}
     name, text, signature = (str(parts.get(key, "")) for key in ("id", "text", "signature"))
     try:
         client.identity.server_certificate.verify(text.encode(), signature.encode())
     except PenguinDomeError as error:
-        log.error(f"the action {name!r} is not signed by the server's key and was ignored: {error.message}")
+        log.error("the action {!r} is not signed by the server's key and was ignored: {}", name, error.message)
         return
-    log.warning(f"the action {name!r} waits: this version cannot apply it")
+    log.warning("the action {!r} waits: this version cannot apply it", name)

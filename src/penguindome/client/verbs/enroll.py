@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "exit status: 0 enrolled, 1 not (yet)"
 
 
-def run(client: Client, options: argparse.Namespace) -> int:
+def run(client: Client, _options: argparse.Namespace) -> int:
     """Ask, and say what came of it."""
     from penguindome.client import enrolment
 

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options: there are none."""
 
 
-def run(client: Client, options: argparse.Namespace) -> int:
+def run(client: Client, _options: argparse.Namespace) -> int:
     """Send what waits, whatever the back-off says."""
     from penguindome.client import delivery
 
