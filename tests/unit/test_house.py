@@ -43,6 +43,13 @@ SEAMS = {
     "sqlite3": {"server/penguindome_server/store/sqlite*"},
 }
 
+# The modules of the server that speak HTTP; all others are the domain or what it stands on.
+WEB = {"__main__.py", "api/*", "application.py", "connections.py", "gunicorn_runner.py", "web.py", "worker.py"}
+OF_THE_WEB = {
+    *("flask", "gunicorn", "werkzeug"),
+    *(f"penguindome_server.{name}" for name in ("api", "application", "gunicorn_runner", "web", "worker")),
+}
+
 MAKE_TARGETS = {"help", "run", "test", "test-all", "test-pythons", "lint", "bench", "lock", "clean"}
 
 
@@ -63,6 +70,10 @@ def imported_names(path: Path) -> set[str]:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
     return names
+
+
+def belongs_to(name: str, packages: set[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
 def relative(path: Path) -> str:
@@ -166,6 +177,25 @@ def test_one_module_knows_each_outside_world(library: str) -> None:
         if library in {name.split(".")[0] for name in imported_names(path)}
     }
     assert {path for path in importers if not any(fnmatch(path, pattern) for pattern in SEAMS[library])} == set()
+
+
+def test_the_domain_knows_nothing_of_the_web() -> None:
+    root = CHECKOUT / "server/penguindome_server"
+    importers = {
+        relative(path): names
+        for path in python_files("server/penguindome_server")
+        if not any(fnmatch(path.relative_to(root).as_posix(), pattern) for pattern in WEB)
+        and (names := {name for name in imported_names(path) if belongs_to(name, OF_THE_WEB)})
+    }
+    assert importers == {}
+
+
+@pytest.mark.parametrize("package", ["store", "query"])
+def test_store_and_queries_know_nothing_of_the_domain(package: str) -> None:
+    own = f"penguindome_server.{package}"
+    for path in python_files(f"server/penguindome_server/{package}"):
+        names = {name for name in imported_names(path) if belongs_to(name, {"penguindome_server"})}
+        assert {name for name in names if not belongs_to(name, {own})} <= {"penguindome_server"}, relative(path)
 
 
 def test_a_plugin_imports_the_library_the_client_and_the_standard_library_only() -> None:
