@@ -102,8 +102,8 @@ def configure(settings: Settings, *, component: Component, paths: Paths, stderr_
     """Send records where `settings` say, and to the debug log of `component` below `paths.logs`; replaces what was
     configured.
 
-    With `stderr_level`, records from that level on go to stderr too (for commands at a terminal). Records below
-    `logging.level` reach the debug log only.
+    With `stderr_level`, records from that level on go to stderr, whatever the settings say (for commands at a
+    terminal). Other records below `logging.level` reach the debug log only.
     """
     _state.close()
     _state.debug_log = LineFile(paths.logs / component / "debug.log", DEBUG_LOG_SIZE, DEBUG_LOG_BACKUPS)
@@ -114,7 +114,7 @@ def configure(settings: Settings, *, component: Component, paths: Paths, stderr_
     if stderr_level is not None and handler != "stderr":
         _state.routes.append(_Route(LEVELS.index(stderr_level), _stderr_handler))
     elif stderr_level is not None:
-        _state.routes[0].level = min(_state.routes[0].level, LEVELS.index(stderr_level))
+        _state.routes[0].level = LEVELS.index(stderr_level)
     _state.configured = True
     if component != "client" or "logging" in sys.modules:
         redirect_standard_library()

@@ -1,4 +1,4 @@
-"""What every command of `penguindome` is handed: paths, settings, store and checks, each opened when first asked for."""
+"""What every command of `penguindome` is handed: paths, settings, store and checks, opened when first asked for."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Context:
         """The server's settings; their warnings are shown once. Raises SettingsError with file and line."""
         settings = load_server_settings(self.paths)
         logging.configure(
-            settings, component="admin", paths=self.paths, stderr_level="DEBUG" if self.debug else "WARNING"
+            settings, component="admin", paths=self.paths, stderr_level="debug" if self.debug else "warning"
         )
         for warning in settings.warnings:
             click.echo(f"warning: {warning}", err=True)

@@ -130,7 +130,8 @@ def _same_files(published: Path, data: bytes) -> bool:
 
 def make_self_signed_certificate(paths: Paths, host: str) -> Mapping[str, Any]:
     """Make a TLS key and a self-signed certificate for `host` (name or address) unless they exist; returns the settings
-    that name them. Needs the program openssl. Raises ProcessError when it is missing or refuses."""
+    that name them. Needs the program openssl. Raises ProcessError when it is missing or refuses.
+    """
     directory = paths.keys.parent / "tls"
     owner = service_user_ids()
     ensure_directory(directory, 0o750)

@@ -20,6 +20,7 @@ from penguindome import json
 from penguindome.errors import UsageError
 
 T = TypeVar("T")
+ENTRIES_SHOWN = 10
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
@@ -77,11 +78,46 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as
             click.echo("\t".join(safe(row.get(column)) for column in columns))
 
 
-def print_fields(document: Mapping[str, Any]) -> None:
-    """Print one document as `name: value` lines, nested values as JSON."""
-    width = max((len(name) for name in document), default=0) + 1
+def print_fields(document: Mapping[str, Any], *, indent: int = 0) -> None:
+    """Print one document for people: a line for each field, nested ones indented, the first entries of long lists."""
+    width = max((len(safe(name)) for name, value in document.items() if not _is_nested(value)), default=0) + 1
     for name, value in document.items():
-        click.echo(f"{safe(name) + ':':<{width}} {safe(value)}")
+        label = " " * indent + safe(name) + ":"
+        if not _is_nested(value):
+            text = ", ".join(safe(entry) for entry in value) if isinstance(value, list) else safe(value)
+            click.echo(f"{label:<{width + indent}} {text}".rstrip())
+            continue
+        click.echo(label)
+        if isinstance(value, dict):
+            print_fields(value, indent=indent + 2)
+        elif isinstance(value, str):
+            for line in value.splitlines():
+                click.echo(" " * (indent + 2) + safe(line))
+        else:
+            _print_entries(value, indent + 2)
+
+
+def _print_entries(entries: Sequence[Any], indent: int) -> None:
+    for entry in entries[:ENTRIES_SHOWN]:
+        click.echo(" " * indent + "- " + _one_line(entry))
+    if len(entries) > ENTRIES_SHOWN:
+        click.echo(" " * indent + f"... and {len(entries) - ENTRIES_SHOWN} more (--json shows all)")
+
+
+def _is_nested(value: Any) -> bool:
+    if isinstance(value, dict):
+        return bool(value)
+    if isinstance(value, str):
+        return "\n" in value.strip()
+    return isinstance(value, list) and any(isinstance(entry, dict | list) for entry in value)
+
+
+def _one_line(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{safe(name)} {_one_line(entry)}" for name, entry in value.items())
+    if isinstance(value, list):
+        return "[" + ", ".join(_one_line(entry) for entry in value) + "]"
+    return safe(value)
 
 
 def confirm(question: str, *, yes: bool) -> None:

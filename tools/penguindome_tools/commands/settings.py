@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import click
 
 from penguindome.errors import UsageError
 from penguindome.settings import sample
-from penguindome.times import format_duration
 from penguindome_server.settings import server_settings_schema
 from penguindome_tools.context import Context, pass_context
 from penguindome_tools.output import json_option, print_table
@@ -38,15 +36,8 @@ def command(context: Context, *, name: str | None, with_origin: bool, as_sample:
     rows: list[dict[str, Any]] = []
     for setting in schema.settings:
         if name is None or setting.name == name or setting.name.startswith(name + "."):
-            value = settings[setting.name]
-            shown = "(hidden)" if setting.secret and value else _readable(value)
-            rows.append({"setting": setting.name, "value": shown, "origin": str(settings.origin(setting.name))})
+            origin = str(settings.origin(setting.name))
+            rows.append({"setting": setting.name, "value": settings.shown(setting.name), "origin": origin})
     if not rows:
         raise UsageError(f"no setting is called {name!r}", hint="see: penguindome settings")
     print_table(rows, ["setting", "value", *(["origin"] if with_origin else [])], as_json=as_json)
-
-
-def _readable(value: Any) -> Any:
-    if isinstance(value, timedelta):
-        return format_duration(value)
-    return value if isinstance(value, str | int | float | bool | list | dict | None) else str(value)

@@ -1,4 +1,4 @@
-"""`penguindome setup`: make this machine a server, or bring it up to date; running it again changes nothing needlessly."""
+"""`penguindome setup`: make this machine a server, or bring it up to date."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import click
 
 from penguindome.errors import UsageError
-from penguindome.settings import write_fragment
+from penguindome.settings import read_fragment, write_fragment
 from penguindome_server.settings import load_server_settings
 from penguindome_tools import installation
 from penguindome_tools.context import Context, pass_context
@@ -62,10 +62,7 @@ def _write_settings(context: Context, answers: dict[str, Any], *, self_signed: b
         "database_uri": "database.uri",
         "enrolment_policy": "enrolment.policy",
     }
-    values: dict[str, Any] = {
-        name: before[name] for name in (*names.values(), "tls.certificate", "tls.key")
-        if before.origin(name).file == fragment
-    }  # fmt: skip
+    values = read_fragment(fragment)
     values.update({names[answer]: value for answer, value in answers.items() if value is not None})
     values.setdefault("server.url", f"https://{socket.getfqdn()}:{values.get('listen.port', before['listen.port'])}")
     host = urlsplit(values["server.url"]).hostname
