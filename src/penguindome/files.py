@@ -62,10 +62,13 @@ def read_limited(path: Path, limit: int) -> bytes:
     regular file (a FIFO or device is not opened for reading, so that nothing blocks).
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise InvalidData(f"{path} is not a regular file")
-        contents = file.read(limit + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            contents = file.read(limit + 1)
+    finally:
+        os.close(descriptor)
     if len(contents) > limit:
         raise InvalidData(f"{path} is larger than {limit} bytes")
     return contents

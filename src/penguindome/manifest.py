@@ -136,7 +136,7 @@ def verify_tree(manifest: Manifest, root: Path, *, runnable: Iterable[str] = RUN
     """What is not as signed below `root`, sorted by path; an empty list means that all of it may be used."""
     problems = []
     for name, entry in manifest.files.items():
-        reason = _compare(entry, *_read(root, name))
+        reason = _compare(entry, *_read(root, name, entry.size))
         if reason is not None:
             problems.append(Problem(name, reason))
     for directory in runnable:
@@ -153,7 +153,7 @@ def open_verified(manifest: Manifest, root: Path, name: str) -> bytes:
     entry = manifest.files.get(name)
     if entry is None:
         raise ManifestError(f"{name}: unsigned")
-    contents, mode, reason = _read(root, name)
+    contents, mode, reason = _read(root, name, entry.size)
     reason = _compare(entry, contents, mode, reason)
     if reason is not None:
         raise ManifestError(f"{name}: {reason}")
@@ -216,8 +216,11 @@ def _compare(entry: FileEntry, contents: bytes, mode: int, reason: str | None) -
     return None if mode == entry.mode else "mode"
 
 
-def _read(root: Path, name: str) -> tuple[bytes, int, str | None]:
-    """Contents, permission bits, and what is wrong with the file. Links are followed for `root` itself only."""
+def _read(root: Path, name: str, limit: int | None = None) -> tuple[bytes, int, str | None]:
+    """Contents (of more than `limit` bytes one more), permission bits, and what is wrong with the file.
+
+    Links are followed for `root` itself only.
+    """
     directory = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     try:
         descriptor = os.open(root, directory)
@@ -238,11 +241,16 @@ def _read(root: Path, name: str) -> tuple[bytes, int, str | None]:
         return b"", 0, "link" if _crosses_link(root, name) else "missing"
     except OSError as error:
         return b"", 0, "link" if _crosses_link(root, name) else f"unreadable ({error.strerror})"
-    with os.fdopen(file, "rb") as stream:
-        status = os.fstat(stream.fileno())
+    try:
+        status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
             return b"", 0, "not-regular"
-        return stream.read(), stat.S_IMODE(status.st_mode), None
+        with open(file, "rb", closefd=False) as stream:
+            return stream.read(-1 if limit is None else limit + 1), stat.S_IMODE(status.st_mode), None
+    except OSError as error:
+        return b"", 0, f"unreadable ({error.strerror})"
+    finally:
+        os.close(file)
 
 
 def _crosses_link(root: Path, name: str) -> bool:

@@ -229,7 +229,7 @@ def test_settings_can_be_made_without_files() -> None:
     assert (made["interval"], made["server.url"], made["server.port"]) == (timedelta(hours=2), "x", 8443)
     with pytest.raises(SettingsError, match="unknown"):
         Settings.of(SCHEMA, {"nope": 1})
-    with pytest.raises(SettingsError, match="server.port: "):
+    with pytest.raises(SettingsError, match=r"^server\.port: "):
         Settings.of(SCHEMA, {"server.port": "x"})
 
 
