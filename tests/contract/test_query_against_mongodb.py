@@ -126,6 +126,26 @@ LOGICAL = {
 }
 
 
+# In each batch beside what is generated, so that each operator is sure to match something and to leave something out.
+FIXED_DOCUMENTS: list[dict[str, Any]] = [
+    {}, {"a": None}, {"a": 1}, {"a": 2.5}, {"a": "ab"}, {"a": [1, "a"]}, {"a": [{"b": 1}, {"b": [2]}]}, {"a": {"b": MOMENT}},
+]  # fmt: skip
+FIXED_CONDITIONS: dict[str, dict[str, Any]] = {
+    "$eq": {"$eq": 1}, "$ne": {"$ne": 1}, "$gt": {"$gt": 1}, "$gte": {"$gte": 1}, "$lt": {"$lt": 2}, "$lte": {"$lte": 1},
+    "$in": {"$in": [1, None]}, "$nin": {"$nin": ["a", {"$regex": "b$"}]}, "$exists": {"$exists": True},
+    "$type": {"$type": "number"}, "$mod": {"$mod": [2, 0]}, "$size": {"$size": 2}, "$not": {"$not": {"$gt": 1}},
+    "$all": {"$all": [1, "a"]}, "$all with $elemMatch": {"$all": [{"$elemMatch": {"b": 1}}]},
+    "$elemMatch": {"$elemMatch": {"$gt": 0}}, "$regex": {"$regex": "^A", "$options": "i"},
+}  # fmt: skip
+FIXED_QUERIES: list[tuple[str, dict[str, Any]]] = [
+    *((name, {"a": condition}) for name, condition in FIXED_CONDITIONS.items()),
+    ("$and", {"$and": [{"a": 1}, {"a": "a"}]}),
+    ("$or", {"$or": [{"a": 1}, {"a.b": 2}]}),
+    ("$nor", {"$nor": [{"a": 1}, {"a.b": 2}]}),
+    ("a value", {"a.b": MOMENT}),
+]
+
+
 @st.composite
 def one_for_each_operator(draw: st.DrawFn) -> list[tuple[str, dict[str, Any]]]:
     """A query for each operator, named by it, and some in which everything is mixed."""
@@ -173,8 +193,9 @@ def test_every_query_finds_what_mongod_finds(collection: Collection[dict[str, An
     @thorough(EXAMPLES)
     @given(st.lists(DOCUMENT, min_size=DOCUMENTS, max_size=DOCUMENTS), one_for_each_operator())
     def compare(documents: list[dict[str, Any]], named_queries: list[tuple[str, dict[str, Any]]]) -> None:
+        documents += FIXED_DOCUMENTS
         store(collection, documents)
-        for name, query in named_queries:
+        for name, query in (*FIXED_QUERIES, *named_queries):
             expected = found_by_mongod(collection, query)
             matches = compile_query(query)
             found = {number for number, document in enumerate(documents) if matches(document)}

@@ -14,6 +14,7 @@ Ranges = tuple[tuple[int, int], ...]
 
 _LAST: Final = sys.maxunicode
 _LAST_CASED: Final = 0x1E943  # Adlam is the last script of Unicode with two cases
+_ASCII_EQUALS: Final = {"k": "\u212a", "s": "\u017f"}  # the sign for kelvin, the long s
 _TURKISH: Final = frozenset("İı")  # equal to no other letter, unless the language is known
 
 
@@ -54,6 +55,10 @@ def complement(taken: Ranges) -> Ranges:
 
 def both_cases(taken: Ranges) -> Ranges:
     """With everything that equals one of the characters when case does not count (by Unicode's simple folding)."""
+    if all(last < 128 for _, last in taken):
+        letters = [chr(point) for first, last in taken for point in range(first, last + 1) if chr(point).isalpha()]
+        swapped = "".join(letter.swapcase() + _ASCII_EQUALS.get(letter.lower(), "") for letter in letters)
+        return union((*taken, *ranges(swapped)))
     points, partners = _cased()
     added: list[tuple[int, int]] = []
     for first, last in taken:

@@ -28,11 +28,7 @@ def _document(query: object, location: Location) -> Test:
     if not isinstance(query, Mapping):
         raise QueryError(location, "a query must be a mapping of fields to conditions")
     parts = [part for key, value in query.items() for part in _part(key, value, location)]
-    if not parts:
-        return lambda _: True
-    if len(parts) == 1:
-        return parts[0]
-    return lambda document: all(part(document) for part in parts)
+    return paths.every(parts)
 
 
 def _part(key: object, value: object, location: Location) -> list[Test]:
@@ -63,10 +59,8 @@ def _logical(name: str, argument: object, location: Location) -> Test:
         raise QueryError(location, f"{name} needs a list of queries that is not empty")
     parts = [_document(item, (*location, index)) for index, item in enumerate(argument)]
     if name == "$and":
-        return lambda document: all(part(document) for part in parts)
-    if name == "$or":
-        return lambda document: any(part(document) for part in parts)
-    return lambda document: not any(part(document) for part in parts)
+        return paths.every(parts)
+    return paths.some(parts) if name == "$or" else paths.opposite(paths.some(parts))
 
 
 def field_tests(condition: object, location: Location) -> list[FieldTest]:

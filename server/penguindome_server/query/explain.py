@@ -21,12 +21,13 @@ _PLAIN: Final = re.compile(r"[A-Za-z][\w./ -]*")
 class Explanation:
     """One part of a query: its `depth` below the top, its text, and whether it holds.
 
-    `found` are the values that its path means (none: the document has nothing there); empty for logical operators.
+    `found` are the values that `path` means (none: the document has nothing there). Logical operators have no path.
     """
 
     depth: int
     part: str
     matches: bool
+    path: str | None = None
     found: tuple[Any, ...] = ()
 
 
@@ -53,7 +54,7 @@ def _field(key: str, value: Any, document: Mapping[str, Any], depth: int) -> Ite
     path = paths.parse(key, ())
     found = _found(path, document)
     if not expression(value):
-        yield Explanation(depth, f"{key}: {_spelled(value)}", _holds(path, value, document), found)
+        yield Explanation(depth, f"{key}: {_spelled(value)}", _holds(path, value, document), key, found)
         return
     for name, argument in value.items():
         if name == "$options":
@@ -61,11 +62,20 @@ def _field(key: str, value: Any, document: Mapping[str, Any], depth: int) -> Ite
         condition = {name: argument}
         if name == "$regex" and "$options" in value:
             condition["$options"] = value["$options"]
-        yield Explanation(depth, f"{key}: {_spelled(condition)}", _holds(path, condition, document), found)
+        holds = _holds(path, condition, document)
+        shown = _matching_elements(condition, found) if name == "$elemMatch" and holds else found
+        yield Explanation(depth, f"{key}: {_spelled(condition)}", holds, key, shown)
 
 
 def _holds(path: paths.Path, condition: object, document: Mapping[str, Any]) -> bool:
     return all(test.at(path)(document) for test in field_tests(condition, ()))
+
+
+def _matching_elements(condition: object, found: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The elements of arrays that made `$elemMatch` hold."""
+    (test,) = field_tests(condition, ())
+    arrays = (value for value in found if isinstance(value, list))
+    return tuple(element for array in arrays for element in array if test.single([element]))
 
 
 def _found(path: paths.Path, document: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from penguindome_server.query.errors import Location, QueryError
-from penguindome_server.query.paths import Path, Test, reach
+from penguindome_server.query.paths import Path, Test, every, opposite, reach, some
 from penguindome_server.query.regex import compile_regex
 from penguindome_server.query.values import (
     KIND_ARRAY,
@@ -54,28 +54,12 @@ def over_arrays(test: Callable[[list[Any]], bool]) -> FieldTest:
 
 def negated(test: FieldTest) -> FieldTest:
     """The opposite, for the document as a whole: `$ne` holds where no element is equal."""
-
-    def single(value: Any) -> bool:
-        return not test.single(value)
-
-    def at(path: Path) -> Test:
-        holds = test.at(path)
-        return lambda document: not holds(document)
-
-    return FieldTest(single, at)
+    return FieldTest(opposite(test.single), lambda path: opposite(test.at(path)))
 
 
 def all_of(tests: list[FieldTest]) -> FieldTest:
     """All of several tests, each of which may be met by another element of an array."""
-    if len(tests) == 1:
-        return tests[0]
-    singles = [test.single for test in tests]
-
-    def at(path: Path) -> Test:
-        holds = [test.at(path) for test in tests]
-        return lambda document: all(hold(document) for hold in holds)
-
-    return FieldTest(lambda value: all(single(value) for single in singles), at)
+    return FieldTest(every([test.single for test in tests]), lambda path: every([test.at(path) for test in tests]))
 
 
 def equal(argument: object, location: Location) -> FieldTest:
@@ -154,11 +138,13 @@ def member(argument: object, location: Location) -> FieldTest:
     if (KIND_NULL, None) in scalars:
         scalars.add((KIND_MISSING, MISSING))
 
+    others_hold = some(others)
+
     def test(value: Any) -> bool:
         found = kind(value)
         if found not in (KIND_OBJECT, KIND_ARRAY) and (found, value) in scalars:
             return True
-        return any(other(value) for other in others)
+        return others_hold(value)
 
     return over_elements(test)
 
@@ -213,7 +199,7 @@ def of_type(argument: object, location: Location) -> FieldTest:
         raise QueryError(location, "$type needs at least one type")
     found = [_type_test(item, location) for item in wanted]
     tests = [test for test in found if test is not None]
-    return over_elements(lambda value: any(test(value) for test in tests))
+    return over_elements(some(tests))
 
 
 def _type_test(wanted: object, location: Location) -> Test | None:

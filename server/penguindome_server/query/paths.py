@@ -10,7 +10,7 @@ MongoDB's rules, which surprise in three places:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,53 @@ def reach(path: Path, test: Test, *, spread: bool) -> Test:
 
     `test` is given MISSING where there is none. A list is accepted as a document, whose keys are its indexes.
     """
-    return _Walk(path, test, spread=spread).document
+    walk = _Walk(path, test, spread=spread).document
+    names = tuple(step.name for step in path)
+
+    def document_test(document: Any) -> bool:
+        # Most paths lead through dicts alone, and this is called for every check and every report.
+        value = document
+        for name in names:
+            if value.__class__ is not dict:
+                return test(MISSING) if value is MISSING else walk(document)
+            value = value.get(name, MISSING)
+        return walk(document) if isinstance(value, list) else test(value)
+
+    return document_test
+
+
+def every(tests: Sequence[Test]) -> Test:
+    """All of several predicates, asked in their order."""
+    if len(tests) == 1:
+        return tests[0]
+    if len(tests) == 2:
+        first, second = tests
+        return lambda value: first(value) and second(value)
+
+    def holds(value: Any) -> bool:
+        for test in tests:  # noqa: SIM110 - `all` over a generator takes twice as long
+            if not test(value):
+                return False
+        return True
+
+    return holds
+
+
+def some(tests: Sequence[Test]) -> Test:
+    """At least one of several predicates, asked in their order."""
+
+    def holds(value: Any) -> bool:
+        for test in tests:  # noqa: SIM110 - `any` over a generator takes twice as long
+            if test(value):
+                return True
+        return False
+
+    return holds
+
+
+def opposite(test: Test) -> Test:
+    """The negation of a predicate."""
+    return lambda value: not test(value)
 
 
 class _Walk:
