@@ -1,4 +1,4 @@
-"""Fixtures of the contract tests: one MongoDB database for all, emptied after each, as making one takes half a second."""
+"""Fixtures of the contract tests: one MongoDB database for all, emptied after each; making one takes half a second."""
 
 from __future__ import annotations
 

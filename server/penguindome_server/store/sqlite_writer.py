@@ -155,8 +155,8 @@ class Writer:
                 job.settled.set()
 
     def _fill(self, connection: sqlite3.Connection, group: list[_Job[Any]]) -> None:
-        until = time.monotonic() + GROUP_SECONDS
         self._do(connection, group[0], alone=True)
+        until = time.monotonic() + GROUP_SECONDS
         while len(group) < GROUP_SIZE and time.monotonic() < until:
             with self._mutex:
                 if not self._queue:
@@ -243,7 +243,7 @@ class Writer:
         if now - self._wal_checked > _WAL_RETRY_SECONDS:
             self._wal_checked = now
             try:
-                connection.execute("PRAGMA busy_timeout = 1000")
+                connection.execute("PRAGMA busy_timeout = 200")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             except sqlite3.Error:
                 return  # what was to be kept is committed; the log is only longer than it need be
