@@ -39,7 +39,7 @@ CONNECTIONS = 1000
 OPEN_FILES = 8192
 
 
-def serve(paths: Paths) -> None:
+def serve(paths: Paths, server: type[Server] | None = None) -> None:
     """Serve until SIGTERM. Raises SettingsError, or PenguinDomeError when the port cannot be had; does not return
     otherwise.
     """
@@ -54,7 +54,7 @@ def serve(paths: Paths) -> None:
     _raise_file_limit()
     ensure_directory(paths.runtime, 0o755)
     prepare_directory(paths.runtime / "metrics")
-    Arbiter(Server(configuration, listener)).run()
+    Arbiter((server or Server)(configuration, listener)).run()
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # as above

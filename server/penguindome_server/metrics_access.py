@@ -11,12 +11,10 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from passlib.context import CryptContext
-
 from penguindome.settings import Settings
 from penguindome_server.addresses import Networks
+from penguindome_server.passwords import password_context
 from penguindome_server.refusals import Refusal
-from penguindome_server.settings import PASSWORD_SCHEMES
 
 LONGEST = 1024
 
@@ -32,7 +30,6 @@ class MetricsAccess:
     def __init__(self, settings: Settings) -> None:
         self._networks = Networks(settings["metrics.ipranges"])
         self._passwords: Mapping[str, str] = dict(settings["metrics.passwords"])
-        self._context = CryptContext(schemes=list(PASSWORD_SCHEMES))
         self._key = secrets.token_bytes(32)
         self._right: set[bytes] = set()
         self._one_at_a_time = threading.Lock()
@@ -58,9 +55,9 @@ class MetricsAccess:
         try:
             stored = self._passwords.get(user)
             if stored is None:
-                self._context.dummy_verify()
+                password_context().dummy_verify()
                 return False
-            if not self._context.verify(password, stored):
+            if not password_context().verify(password, stored):
                 return False
         finally:
             self._one_at_a_time.release()

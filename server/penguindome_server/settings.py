@@ -27,6 +27,7 @@ def server_settings_schema(paths: Paths) -> Schema:
                 kind=str,
                 default=f"sqlite://{store}",
                 secret=True,
+                check=_check_database,
                 description="Where the store is: sqlite:///path (embedded) or mongodb://host1,host2/database?replicaSet=name.",
             ),
             *_WEB,
@@ -56,6 +57,11 @@ def _no_value_error(text: Callable[[str], object]) -> Callable[[Any], None]:
     return check
 
 
+def _check_database(value: Any) -> None:
+    if not value.startswith(("sqlite:///", "mongodb://", "mongodb+srv://")):
+        raise ValueError("this is neither sqlite:///path nor mongodb://host/database")
+
+
 def _check_url(value: Any) -> None:
     if value:
         _no_value_error(server_url)(value)
@@ -80,19 +86,17 @@ def _check_weekdays(values: Any) -> None:
 
 
 def _check_passwords(values: Any) -> None:
+    if not values:
+        return
     # Imported here: only who sets a password pays for it.
-    from passlib.context import CryptContext
+    from penguindome_server.passwords import SCHEMES, password_context
 
-    context = CryptContext(schemes=PASSWORD_SCHEMES)
     for user, value in values.items():
-        if not isinstance(value, str) or context.identify(value) is None:
-            raise ValueError(
-                f"the value of {user!r} is no password hash that is known here ({', '.join(PASSWORD_SCHEMES)})"
-            )
+        if not isinstance(value, str) or password_context().identify(value) is None:
+            raise ValueError(f"the value of {user!r} is no password hash that is known here ({', '.join(SCHEMES)})")
 
 
 WEEKDAYS: Sequence[str] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-PASSWORD_SCHEMES: Sequence[str] = ("pbkdf2_sha256", "pbkdf2_sha512", "sha512_crypt", "sha256_crypt")
 
 _WEB = (
     Setting(
