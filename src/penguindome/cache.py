@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,16 @@ def cached_data(name: str, data: Any, *, max_age: timedelta | str | int | None =
 
     For a plugin that cannot look just now (nobody is logged in, the network is away) and would rather report what was
     true last. `name` is best the plugin's own. Returns None when nothing is remembered, or it is older than `max_age`
-    (a timedelta, seconds, or `3d`). Data is anything that `penguindome.json` can write. A cache that cannot be written
-    or read costs the memory, not the report.
+    (a timedelta, seconds, or `3d`). Data is anything that `penguindome.json` can write, or an aware datetime. A cache
+    that cannot be written or read costs the memory, not the report.
     """
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot name a cache: letters, digits and _ . + - only")
     path = Paths.from_environment().client_state / "cache" / f"{name}.json"
     if data is None:
         return _recall(path, max_age)
-    text = json.dumps({"cached_at": utc_now(), "data": data})
+    # A bare datetime needs a key of its own to be one again.
+    text = json.dumps({"cached_at": utc_now(), "data_at" if isinstance(data, datetime) else "data": data})
     try:
         ensure_directory(path.parent, 0o700)
         write_atomically(path, text)
@@ -43,8 +44,8 @@ def cached_data(name: str, data: Any, *, max_age: timedelta | str | int | None =
 def _recall(path: Path, max_age: timedelta | str | int | None) -> Any:
     try:
         content = json.loads(read_limited(path, _LARGEST))
-        cached_at, data = content["cached_at"], content["data"]
-        age = utc_now() - cached_at
+        age = utc_now() - content["cached_at"]
+        data = content["data_at"] if "data_at" in content else content["data"]
     except FileNotFoundError:
         return None
     except (OSError, InvalidData, KeyError, TypeError) as error:

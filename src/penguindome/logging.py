@@ -11,9 +11,12 @@ standard library's `logging` is redirected to the same places.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from penguindome.files import LineFile
@@ -23,6 +26,7 @@ from penguindome.times import isoformat, utc_now
 
 if TYPE_CHECKING:
     import logging as stdlib_logging
+    import socket
 
 LEVELS: Sequence[str] = ("debug", "info", "notice", "warning", "error", "critical")
 FACILITIES: Sequence[str] = (
@@ -32,9 +36,16 @@ FACILITIES: Sequence[str] = (
 _FILE_FORMAT = (
     "{record.time:%Y-%m-%dT%H:%M:%S.%f}Z [{record.process}] {record.level_name} {record.channel}: {record.message}"
 )
+_REDIRECT = "penguindome"
 DEBUG_LOG_SIZE = 1024 * 1024
 DEBUG_LOG_BACKUPS = 3
 LONGEST_RECORD = 32 * 1024
+LONGEST_SYSLOG_RECORD = 8 * 1024
+SYSLOG_SOCKET = "/dev/log"
+SYSLOG_TIMEOUT = 1.0
+"""Seconds for which a syslog daemon that does not read may hold us up."""
+RETRY_AFTER = 30.0
+"""Seconds for which a handler that failed is left alone: looking up a host's name alone can take that long."""
 
 LOGGING_SETTINGS: tuple[Setting, ...] = (
     Setting("logging.handler", str, "stderr", "Where log records go.", choices=("stderr", "syslog", "file", "none")),
@@ -50,7 +61,6 @@ LOGGING_SETTINGS: tuple[Setting, ...] = (
 )
 
 Component = Literal["server", "admin", "client"]
-Sink = Callable[[str, str, str], None]
 
 
 class Logger:
@@ -124,6 +134,14 @@ def reset() -> None:
     """Forget the configuration and close its files: for tests, and before a fork."""
     _state.close()
     _state.configured = False
+    if _state.redirected:
+        import logging as stdlib_logging
+
+        stdlib_logging.captureWarnings(False)
+        for handler in list(stdlib_logging.root.handlers):
+            if handler.get_name() == _REDIRECT:
+                stdlib_logging.root.removeHandler(handler)
+        _state.redirected = False
 
 
 def redirect_standard_library() -> None:
@@ -133,12 +151,11 @@ def redirect_standard_library() -> None:
     """
     import logging as stdlib_logging
 
-    if any(getattr(handler, "is_penguindome", False) for handler in stdlib_logging.root.handlers):
+    _state.redirected = True
+    if any(handler.get_name() == _REDIRECT for handler in stdlib_logging.root.handlers):
         return
 
     class Redirect(stdlib_logging.Handler):
-        is_penguindome = True
-
         def emit(self, record: stdlib_logging.LogRecord) -> None:
             try:
                 message = record.getMessage()
@@ -148,11 +165,12 @@ def redirect_standard_library() -> None:
                 message = f"{record.msg!r} (cannot be formatted: {error})"
             _write(record.name, _level_of(record.levelno), message)
 
-    stdlib_logging.root.handlers[:] = [Redirect()]
+    handler = Redirect()
+    handler.set_name(_REDIRECT)
+    stdlib_logging.root.addHandler(handler)
     # Libraries that log each byte at debug (urllib3, pymongo) would fill the debug log with what nobody reads.
     stdlib_logging.root.setLevel(stdlib_logging.INFO)
     stdlib_logging.captureWarnings(True)
-    _state.redirected = True
 
 
 def one_line(text: str) -> str:
@@ -172,10 +190,12 @@ class _Route:
         self.level = level
         self._make = make
         self._handler: Any = None
-        self._failed = False
+        self._rest_until = 0.0
 
     def send(self, name: str, level: int, message: str) -> None:
         """Hand a record to the handler; whatever happens there stays there."""
+        if time.monotonic() < self._rest_until:
+            return
         try:
             if self._handler is None:
                 self._handler = self._make()
@@ -183,26 +203,18 @@ class _Route:
             record = logbook.LogRecord(name, logbook.lookup_level(LEVELS[level].upper()), message)
             record.heavy_init()
             self._handler.emit(record)
-            self._failed = False
         except Exception as error:
-            self._complain(error, message)
-
-    def _complain(self, error: Exception, message: str) -> None:
-        self.close()
-        if _state.debug_log is not None and not self._failed:
-            _state.debug_log.write(
-                f"{isoformat(utc_now())} WARNING penguindome.logging: lost a record: {one_line(str(error))}"
-            )
-        self._failed = True
+            self._rest_until = time.monotonic() + RETRY_AFTER
+            self.close()
+            if _state.debug_log is not None:
+                _state.debug_log.write(_debug_line("penguindome.logging", 3, f"a log handler failed: {error!r}"))
 
     def close(self) -> None:
         """Close the handler; the next record makes another."""
         handler, self._handler = self._handler, None
         if handler is not None:
-            try:
+            with suppress(Exception):
                 handler.close()
-            except Exception:
-                self._failed = True
 
 
 class _State:
@@ -250,10 +262,14 @@ def _write(name: str, level: int, message: str) -> None:
     if not _state.redirected and "logging" in sys.modules:
         redirect_standard_library()
     if _state.debug_log is not None:
-        _state.debug_log.write(f"{isoformat(utc_now())} [{os.getpid()}] {LEVELS[level].upper()} {name}: {line}")
+        _state.debug_log.write(_debug_line(name, level, line))
     for route in _state.routes:
         if level >= route.level:
             route.send(name, level, line)
+
+
+def _debug_line(name: str, level: int, text: str) -> str:
+    return f"{isoformat(utc_now())} [{os.getpid()}] {LEVELS[level].upper()} {one_line(name)}: {one_line(text)}"
 
 
 def _to_stderr(line: str) -> None:
@@ -321,10 +337,57 @@ def _file_handler(values: dict[str, Any], component: str, paths: Paths) -> Any:
 
 
 def _syslog_handler(values: dict[str, Any], component: str) -> Any:
-    address = (values["syslog.host"], values["syslog.port"]) if values["syslog.host"] else "/dev/log"
-    return _logbook().SyslogHandler(
+    import socket
+
+    address: Any = SYSLOG_SOCKET
+    family = socket.AF_UNIX
+    if values["syslog.host"]:
+        # Looked up once: a name server that is away would otherwise hold up every record.
+        found = socket.getaddrinfo(values["syslog.host"], values["syslog.port"], type=socket.SOCK_DGRAM)
+        family, _, _, _, address = found[0]
+
+    class SyslogHandler(_logbook().SyslogHandler):  # type: ignore[misc]  # a class of Any
+        """Speaks IPv6 too, waits for no daemon that does not read, and closes what it no longer uses."""
+
+        def _connect_netsocket(self) -> None:
+            self.unixsocket = False
+            self.socket = socket.socket(family, socket.SOCK_DGRAM)
+
+        def _connect_unixsocket(self) -> None:
+            self.unixsocket = True
+            self.socket = _connected(address)
+
+        def send_to_socket(self, data: bytes) -> None:
+            data = data[:LONGEST_SYSLOG_RECORD]
+            if not self.unixsocket:
+                self.socket.sendto(data, address)
+                return
+            try:
+                self.socket.send(data)
+            except ConnectionError:
+                self.socket.close()
+                self._connect_unixsocket()
+                self.socket.send(data)
+
+    return SyslogHandler(
         f"penguindome-{component}",
         address,
         values["syslog.facility"],
         format_string="{record.channel}: {record.message}",
     )
+
+
+def _connected(path: str) -> socket.socket:
+    import socket
+
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        connection = socket.socket(socket.AF_UNIX, kind)
+        connection.settimeout(SYSLOG_TIMEOUT)
+        try:
+            connection.connect(path)
+            return connection
+        except OSError as error:
+            connection.close()
+            if error.errno != errno.EPROTOTYPE:
+                raise
+    raise ConnectionError(f"{path} is neither a datagram nor a stream socket")

@@ -16,10 +16,15 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from penguindome import json, processes
 from penguindome.processes import ProgramMissing
+
+if TYPE_CHECKING:
+    from penguindome.cache import cached_data as cached_data  # noqa: PLC0414  # handed on to plugins
+
+    var_dir: str
 
 unknown = "unknown"
 """What a plugin prints, as a whole or for a field, that cannot tell."""
@@ -161,8 +166,8 @@ def _environment(base: Mapping[str, str]) -> dict[str, str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "var_dir":
+    if name in ("cached_data", "var_dir"):
         from penguindome import cache
 
-        return cache.var_dir
+        return getattr(cache, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
