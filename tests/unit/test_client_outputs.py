@@ -41,7 +41,8 @@ def test_what_the_server_would_refuse_is_an_error(value: Any) -> None:
 @pytest.mark.parametrize(
     ("printed", "reason"),
     [
-        (b"", "printed nothing"), (b" \n", "printed nothing"), (b"{", "not JSON"), (b"NaN", "NaN"), (b"[1e999]", "too large"),
+        (b"", "printed nothing"), (b" \n", "printed nothing"), (b"{", "not JSON"), (b"NaN", "NaN"),
+        (b"[1e999]", "too large"),
         (b"{} {}", "not JSON"), (b"\xff\xfe\x00", "not UTF-8"), (nested(25).encode(), "nested"),
         (nested(100_000).encode(), "nested"), (b'"\\ud800"', "surrogate"), (b"9" * 400, "64 bits"),
         (b"9" * 5000, "not JSON"),

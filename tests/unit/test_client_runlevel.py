@@ -11,7 +11,7 @@ from penguindome.client import runlevel
 
 
 def utmp(path: Path, *levels: str) -> None:
-    """Records of utmp(5): one of another kind, then one of the run level for each character."""
+    """Make a file of records: one of another kind, then one of the run level for each character."""
     path.parent.mkdir(exist_ok=True)
     records = [struct.pack("=hxxi", 2, 0)] + [struct.pack("=hxxi", 1, ord(level) + 256 * ord("N")) for level in levels]
     path.write_bytes(b"".join(record.ljust(384, b"\0") for record in records))

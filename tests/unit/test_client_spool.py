@@ -136,7 +136,7 @@ def test_a_full_disk_leaves_the_other_reports_and_nothing_half_written(spool: Sp
             spool.add(report(2, text="x" * 500))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert os.listdir(spool.directory) == [first.path.name]
+    assert list(spool.directory.iterdir()) == [first.path]
     assert spool.read(first)["sequence"] == 1
 
 
@@ -144,7 +144,7 @@ def test_clearing_removes_all_and_says_how_many_waited(spool: Spool) -> None:
     spool.add(report(1))
     spool.set_aside(spool.add(report(2)))
     assert spool.clear() == 1
-    assert os.listdir(spool.directory) == []
+    assert list(spool.directory.iterdir()) == []
 
 
 _WRITER = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import stat
 from datetime import datetime, timezone
@@ -36,7 +35,7 @@ def test_only_root_may_read_the_state(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("sequence", "1"), ("sequence", True), ("sequence", 1.5), ("exchange_token", None), ("enrolled_at", "yesterday"),
+        ("sequence", "1"), ("sequence", True), ("sequence", 1.5), ("exchange_token", None), ("enrolled_at", "today"),
         ("postponed", []), ("clock_offset", "0"), ("collect_requested", 1), ("commands_done", None),
     ],
 )  # fmt: skip
@@ -91,4 +90,4 @@ def test_a_full_disk_leaves_the_old_state_and_says_what_to_do(tmp_path: Path) ->
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "free some space" in str(caught.value.hint)
     assert StateFile(file.path).load().sequence == 1
-    assert os.listdir(tmp_path) == ["state.json"]
+    assert list(tmp_path.iterdir()) == [file.path]

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from penguindome.errors import PenguinDomeError
 from penguindome.paths import Paths
@@ -41,6 +41,12 @@ examples:
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors say what to do next."""
 
+    made: ClassVar[list[_Parser]] = []
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self.made.append(self)
+
     def error(self, message: str) -> NoReturn:
         """One line about the error, one about help; exit status 2."""
         self.exit(2, f"{self.prog}: {message}{self._guess(message)}; see: {self.prog} --help\n")
@@ -48,12 +54,18 @@ class _Parser(argparse.ArgumentParser):
     def _guess(self, message: str) -> str:
         from difflib import get_close_matches
 
-        options = [option for action in self._actions for option in action.option_strings]
-        for word in sys.argv[1:] if message.startswith("unrecognized") else message.split("'")[1:2]:
-            close = get_close_matches(word.split("=")[0], options if word.startswith("-") else VERBS, 1, 0.6)
-            if close and word in message and word != close[0]:
+        words = message.partition(": ")[2].split() if message.startswith("unrecognized") else message.split("'")[1:2]
+        for word in words:
+            known = _options() if word.startswith("-") else list(VERBS)
+            close = get_close_matches(word.split("=")[0], known, 1, 0.6)
+            if close:
                 return f" (did you mean {close[0]}?)"
         return ""
+
+
+def _options() -> list[str]:
+    """Every long option of the verb that was typed, as the usage lines show them."""
+    return [word.strip("[]") for parser in _Parser.made for word in parser.format_usage().split() if "--" in word]
 
 
 def build_parser(*verbs: str) -> argparse.ArgumentParser:
@@ -132,6 +144,8 @@ def _report(error: Exception) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     if isinstance(error, PenguinDomeError):
+        if isinstance(error.__cause__, PermissionError):
+            error.hint = error.hint or "run this with sudo"
         hint = f"; {error.hint}" if error.hint else ""
         print(f"{PROGRAM}: {error.message}{hint}", file=sys.stderr)
         return error.exit_status
@@ -140,7 +154,7 @@ def _report(error: Exception) -> int:
         return 1
     from penguindome.logging import get_logger
 
-    get_logger(__name__).exception("unexpected: {}", error)
+    get_logger(__name__).debug("unexpected: {}", error, exc_info=True)
     print(f"{PROGRAM}: {type(error).__name__}: {error}; run it again with --debug to see where", file=sys.stderr)
     return 1
 
