@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -12,10 +13,13 @@ from typing import Any
 
 import click
 
+from penguindome import logging
 from penguindome.errors import PenguinDomeError
 from penguindome.paths import Paths
 from penguindome_tools.context import Context
 from penguindome_tools.output import safe
+
+log = logging.get_logger(__name__)
 
 COMMANDS = ("audit-trail", "checks", "clients", "enrolment", "issues", "settings", "setup", "store")
 
@@ -34,6 +38,15 @@ class CommandGroup(click.Group):
         module = importlib.import_module(f"penguindome_tools.commands.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that `args` begin with; a misspelt one is an error that names the nearest."""
+        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        if args[0] not in COMMANDS and near:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,6 +90,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of a pipe has seen enough (`| head`); Python must not complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        # The top of the process: a defect of ours gets one line here and its traceback in the log.
+        if "--debug" in words:
+            raise
+        log.exception("the command {} failed", " ".join(words))
+        click.echo(
+            f"penguindome: internal error: {type(error).__name__}: {safe(str(error))}; repeat it with --debug", err=True
+        )
+        return 70
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from penguindome.times import utc_now
@@ -41,13 +42,13 @@ def fill(site: ScratchSite, clients: int) -> None:
             }
             for pattern in patterns
         ]
-        store.together(lambda documents=documents: collection.insert_new(documents))
+        store.together(partial(collection.insert_new, documents))
     store.close()
 
 
 def audit_costs(site: ScratchSite) -> dict[str, Any]:
     """Seconds and peak memory of the audit that opens what there is to open, and of the one after it."""
-    costs = {}
+    costs: dict[str, Any] = {}
     for label in ("first", "next"):
         began = time.monotonic()
         cost = cost_of([*program("penguindome"), "issues", "audit", "--json"], site, rounds=1, ok=(0, 1))

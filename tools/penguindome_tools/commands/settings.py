@@ -34,10 +34,9 @@ def command(context: Context, *, name: str | None, with_origin: bool, as_sample:
         return
     settings = context.settings
     rows: list[dict[str, Any]] = []
-    for setting in schema.settings:
-        if name is None or setting.name == name or setting.name.startswith(name + "."):
-            origin = str(settings.origin(setting.name))
-            rows.append({"setting": setting.name, "value": settings.shown(setting.name), "origin": origin})
+    for each in settings:
+        if name is None or each == name or each.startswith(name + "."):
+            rows.append({"setting": each, "value": settings.shown(each), "origin": str(settings.origin(each))})
     if not rows:
         raise UsageError(f"no setting is called {name!r}", hint="see: penguindome settings")
     print_table(rows, ["setting", "value", *(["origin"] if with_origin else [])], as_json=as_json)

@@ -26,7 +26,7 @@ from penguindome_tools.context import Context, pass_context
 @click.option("--client-tree", type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="Directory whose plugins/ the signed manifest names.")  # fmt: skip
 @pass_context
-def command(context: Context, *, client_tree: Path | None, self_signed: bool, **answers: str | int | None) -> None:
+def command(context: Context, /, *, client_tree: Path | None, self_signed: bool, **answers: str | int | None) -> None:
     """Make keys, directories and settings, and sign the manifest of the plugins.
 
     What is there is kept: keys are never overwritten, and an answer that is not given keeps its present value.

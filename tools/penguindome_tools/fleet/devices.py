@@ -41,7 +41,7 @@ class Device:
             self.plugins["packages"] = self._packages()
 
     def next_report(self, now: datetime) -> dict[str, Any]:
-        """The `data` of the next `submit` but for token and `sent_at`: at least three fields have changed since the last."""
+        """The `data` of the next `submit` but for token and `sent_at`: at least three fields have changed."""
         self.sequence += 1
         if self.sequence > 1:
             self._change(now)

@@ -152,10 +152,10 @@ class Driver(threading.Thread):
         if self.plan.request == "update":
             data = poll(device)
             return data, self.ready_made.get(device.hostname) or signed(device.key, data)
-        data = self.unanswered.pop(device.hostname, None) or {
-            **device.next_report(utc_now()),
-            "exchange_token": device.exchange_token,
-        }
+        if device.hostname in self.unanswered:
+            data = self.unanswered.pop(device.hostname)
+        else:
+            data = {**device.next_report(utc_now()), "exchange_token": device.exchange_token}
         return data, signed(device.key, data)
 
     def _take(self, device: Device, data: dict[str, Any], answer: Answer) -> None:
