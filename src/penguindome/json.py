@@ -74,7 +74,7 @@ def loads_plain(text: str | bytes) -> Any:
 def revive_object(item: dict[str, Any]) -> dict[str, Any]:
     """Convert the `_at` texts of this one object, in place, and return it: for a caller that walks the tree itself."""
     for key, value in item.items():
-        if key.endswith(SUFFIX) and isinstance(value, str):
+        if key[-3:] == SUFFIX and isinstance(value, str):
             moment = parse_iso(value)
             if moment is not None:
                 item[key] = moment
@@ -124,17 +124,19 @@ def _finite(text: str) -> float:
 
 
 def _refuse_misplaced_datetimes(value: Any) -> None:
-    pending = [value]
+    """`value` is an acyclic tree: the encoder has been through it."""
+    pending: list[Any] = [(value,)]
     while pending:
         item = pending.pop()
         if isinstance(item, dict):
             for key, child in item.items():
-                if isinstance(child, datetime):
-                    if not (isinstance(key, str) and key.endswith(SUFFIX)):
-                        raise TypeError(f"a datetime under {key!r}: its key must end in {SUFFIX}")
-                else:
+                if isinstance(child, (dict, list, tuple)):
                     pending.append(child)
-        elif isinstance(item, (list, tuple)):
-            pending.extend(item)
-        elif isinstance(item, datetime):
-            raise TypeError(f"a datetime belongs under a key that ends in {SUFFIX}, not into a list or at the top")
+                elif isinstance(child, datetime) and not (isinstance(key, str) and key.endswith(SUFFIX)):
+                    raise TypeError(f"a datetime under {key!r}: its key must end in {SUFFIX}")
+            continue
+        for child in item:
+            if isinstance(child, (dict, list, tuple)):
+                pending.append(child)
+            elif isinstance(child, datetime):
+                raise TypeError(f"a datetime belongs under a key that ends in {SUFFIX}, not into a list or at the top")

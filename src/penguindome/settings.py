@@ -18,7 +18,16 @@ from penguindome.errors import SettingsError
 from penguindome.files import write_atomically
 from penguindome.times import format_duration, parse_duration
 
-_KIND_NAMES: Mapping[Any, str] = {str: "str", int: "int", bool: "bool", float: "float", list: "list", dict: "map"}
+_KIND_NAMES: Mapping[Any, str] = {
+    str: "str",
+    int: "int",
+    bool: "bool",
+    float: "float",
+    list: "list",
+    dict: "map",
+    timedelta: "duration",
+    Path: "path",
+}
 _EXPECTED = {
     "str": "text",
     "int": "a whole number",

@@ -15,6 +15,7 @@ _ISO = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,9}))?"
     r"(?:Z|([+-])([0-9]{2}):([0-9]{2}))"
 )
+_MARKS = ("-", "-", "T", ":", ":", ".", "Z")
 _LONGEST_SECONDS = 100 * 366 * 86_400
 
 
@@ -34,8 +35,9 @@ def utc_now() -> datetime:
 
 def isoformat(moment: datetime) -> str:
     """`2026-11-23T22:30:00.123Z`: UTC, always three digits of milliseconds. A naive datetime is a TypeError."""
-    text = to_milliseconds(moment).isoformat(timespec="milliseconds")
-    return text[:-6] + "Z"
+    if moment.tzinfo is not timezone.utc:
+        moment = to_milliseconds(moment)
+    return moment.isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def parse_iso(text: str) -> datetime | None:
@@ -43,6 +45,12 @@ def parse_iso(text: str) -> datetime | None:
 
     Dates alone, and times without a zone, are not moments.
     """
+    # What `isoformat` writes, a dozen times as fast: every stored document has dozens of them.
+    if len(text) == 24 and (text[4], text[7], text[10], text[13], text[16], text[19], text[23]) == _MARKS:
+        try:
+            return datetime.fromisoformat(text[:-1]).replace(tzinfo=timezone.utc)
+        except ValueError:
+            return None
     found = _ISO.fullmatch(text)
     if not found:
         return None

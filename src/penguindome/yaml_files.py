@@ -139,10 +139,11 @@ class _Builder:
             key = key_node.value
             if key_node.tag == "tag:yaml.org,2002:merge":
                 raise self.error(key_node, "merging with `<<` is not allowed here")
+            here = (*route, key)
             if key in result:
-                raise self.error(key_node, f"{key!r} is given twice (first on line {self.lines[(*route, key)]})")
-            self.lines[(*route, key)] = key_node.start_mark.line + 1
-            result[key] = self.value(value_node, (*route, key))
+                raise self.error(key_node, f"{key!r} is given twice (first on line {self.lines[here]})")
+            self.lines[here] = key_node.start_mark.line + 1
+            result[key] = self.value(value_node, here)
         return result
 
     def scalar(self, node: ScalarNode) -> Any:
