@@ -107,10 +107,13 @@ class Certificate:
             SignatureError,
             f"the signature is not a good one by {self.fingerprint}",
         )
-        good = [valid for valid in result.valid_sigs if valid.certificate.upper() == self.fingerprint]
-        if not good:
+        signers = [valid.signing_key for valid in result.valid_sigs if valid.certificate == self._cert.fingerprint]
+        if not signers:
             raise SignatureError(f"the signature is not by {self.fingerprint}")
-        return str(good[0].signing_key).upper()
+        # Callers look a certificate up by what `issuer_fingerprint` says: nobody may make it name another's key.
+        if sig.issuer_fingerprint not in (None, signers[0]):
+            raise SignatureError("the signature names another key than the one that made it")
+        return str(signers[0]).upper()
 
     def encrypt(self, data: bytes) -> bytes:
         """Encrypt for the holder of the private key; armoured. Raises KeyMaterialError, also if it has no key for

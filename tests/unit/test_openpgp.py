@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone, tzinfo
 from pathlib import Path
+from types import SimpleNamespace
 
 import pysequoia
 import pytest
@@ -236,6 +237,19 @@ def test_a_signature_that_names_nobody_is_refused_as_a_hint(device: DeviceKey) -
     nameless = armoured("SIGNATURE", raw[: at + 1] + b"\x64" + raw[at + 2 :])
     with pytest.raises(SignatureError, match="does not say"):
         issuer_fingerprint(nameless)
+
+
+def test_a_signature_that_names_another_key_than_its_own_is_refused(
+    device: DeviceKey, other: DeviceKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a signature can be made (with two issuers, say), though not by the libraries that we have: this plays it."""
+    verified = SimpleNamespace(
+        certificate=device.certificate.fingerprint.lower(),
+        signing_key=issuer_fingerprint(other.sign(DATA)).lower(),
+    )
+    monkeypatch.setattr(pysequoia, "verify", lambda **_: SimpleNamespace(valid_sigs=[verified]))
+    with pytest.raises(SignatureError, match="names another key"):
+        device.certificate.verify(DATA, device.sign(DATA))
 
 
 def test_line_ends_and_comments_of_the_armour_do_not_matter(device: DeviceKey) -> None:
