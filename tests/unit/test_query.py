@@ -77,6 +77,18 @@ def test_a_pattern_that_would_grow_too_large_is_refused() -> None:
         compile_query({"a": {"$regex": "(a{100}){100}"}})
 
 
+@pytest.mark.timeout(20)
+def test_a_pattern_of_empty_groups_costs_nothing() -> None:
+    assert compile_query({"a": {"$regex": "(((){60000}){60000}){60000}b"}})({"a": "b"})
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("size", [2.5, 1e300, float("inf"), float("nan"), 2**31, 2.0**31])
+def test_a_size_that_no_list_has_is_refused_at_once(size: float) -> None:
+    with pytest.raises(QueryError, match="whole number"):
+        compile_query({"a": {"$size": size}})
+
+
 def test_text_beyond_the_limit_has_no_match() -> None:
     matches = compile_query({"a": {"$regex": "a"}})
     assert matches({"a": "a" * MAXIMUM_TEXT})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from penguindome_server.query.errors import Location, QueryError
 from penguindome_server.query.paths import Path, Test, every, opposite, reach, some
@@ -243,7 +243,8 @@ def _whole(value: object, location: Location) -> int:
 
 def size(argument: object, location: Location) -> FieldTest:
     """`$size`: an array of exactly so many elements."""
-    if kind(argument) != KIND_NUMBER or argument not in range(2**31):
+    whole = isinstance(argument, int) or (isinstance(argument, float) and argument.is_integer())
+    if kind(argument) != KIND_NUMBER or not whole or not 0 <= cast("float", argument) < 2**31:
         raise QueryError(location, "$size needs a whole number that is not negative")
     return over_arrays(lambda value: len(value) == argument)
 

@@ -98,7 +98,10 @@ class _Program:
             for _ in range(pattern.most - pattern.least):
                 then = self.node([end, self.build(pattern.part, then)])
         for _ in range(pattern.least):
-            then = self.build(pattern.part, then)
+            start = self.build(pattern.part, then)
+            if start is then:
+                break  # what stands for nothing stands for nothing however often
+            then = start
         return then
 
 

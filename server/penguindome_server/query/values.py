@@ -15,7 +15,6 @@ from typing import Any, Final, final
 from penguindome_server.query.errors import Location, QueryError
 
 MAXIMUM_DEPTH: Final = 100  # mongod's own limit for the nesting of a query
-_INT64: Final = range(-(2**63), 2**63)
 
 
 @final
@@ -128,7 +127,7 @@ def _scalar(value: object, location: Location) -> object:
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
-        if value not in _INT64:
+        if not -(2**63) <= value < 2**63:
             raise QueryError(location, "the number does not fit into 64 bits")
         return value
     if isinstance(value, str):
