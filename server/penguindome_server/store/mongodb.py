@@ -6,21 +6,14 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from pymongo import IndexModel, MongoClient, WriteConcern
+from pymongo import IndexModel, MongoClient, WriteConcern, timeout
+from pymongo.database import Database
 from pymongo.errors import CollectionInvalid
 from pymongo.read_concern import ReadConcern
 
 from penguindome_server.store import Document, StoreError, StoreUnavailable
 from penguindome_server.store.mongodb_collection import MongoCollection, Wires
-from penguindome_server.store.mongodb_connection import (
-    OPERATION_SECONDS,
-    OPTIONS,
-    PING_SECONDS,
-    SCAN_SECONDS,
-    connect,
-    deadline,
-    parse_address,
-)
+from penguindome_server.store.mongodb_connection import OPTIONS, PING_SECONDS, Guard, connect, parse_address
 from penguindome_server.store.schema import SCHEMA, CollectionSchema, Index
 
 T = TypeVar("T")
@@ -45,20 +38,29 @@ class MongoStore:
         self.uri = self._address.shown
         self._schema = schema
         self._local = threading.local()
-        self._client: MongoClient[Document] = connect(self._address)
-        self._database = self._client.get_database(
-            self._address.database,
-            codec_options=OPTIONS,
-            write_concern=_DURABLE,
-            read_concern=ReadConcern("majority"),
-        )
+        self._client = connect(self._address)
+        # Within `together` a write must not be tried again on another primary, where those before it may be missing.
+        self._quick_client = connect(self._address, retryWrites=False)
+        self._guard = Guard(self._address, self._client)
+        self._database = self._of(self._client, _DURABLE, "majority")
+        self._quick_database = self._of(self._quick_client, _ACKNOWLEDGED, "local")
         self._collections = {name: self._collection(collection) for name, collection in schema.items()}
         try:
             self.ping()
+            with self._guard.call():
+                self._quick_client.admin.command("ping")  # so that it knows the primary, which `_stay` looks at
             self._prepare()
         except BaseException:
             self.close()
             raise
+
+    def _of(self, client: MongoClient[Document], write_concern: WriteConcern, level: str) -> Database[Document]:
+        return client.get_database(
+            self._address.database,
+            codec_options=OPTIONS,
+            write_concern=write_concern,
+            read_concern=ReadConcern(level),
+        )
 
     def collection(self, name: str) -> MongoCollection:
         """A collection of the schema; another name is a `StoreError`."""
@@ -74,6 +76,8 @@ class MongoStore:
         self._local.group = group = _Group()
         try:
             result = work()
+        except StoreUnavailable:
+            raise
         except StoreError:
             # Also a refusal may rest on a write that a fail-over could still undo.
             self._settle(group)
@@ -88,27 +92,30 @@ class MongoStore:
         """Problems found in structure and contents."""
         problems: list[str] = []
         for name, collection in self._collections.items():
-            with deadline(self._address, SCAN_SECONDS):
-                result = self._database.command("validate", name)
-            if not result.get("valid"):
-                problems.append(f"{name}: {result.get('errors') or 'not valid'}")
+            problems.extend(self._validate(name))
             problems.extend(f"{name}: {index} is missing or not as the schema says" for index in self._missing(name))
             problems.extend(collection.problems())
         return problems
 
     def ping(self) -> None:
         """Raise `StoreUnavailable` when the store cannot serve reads now."""
-        with deadline(self._address, PING_SECONDS):
+        with self._guard.call(), timeout(PING_SECONDS):
             self._client.admin.command("ping")
 
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
+        self._quick_client.close()
+
+    def _validate(self, name: str) -> list[str]:
+        """The server's own check of a collection: it reads everything, for as long as that takes."""
+        with connect(self._address, socketTimeoutMS=0) as patient, self._guard.call():
+            result = patient.get_database(self._address.database).command("validate", name)
+        return [] if result.get("valid") else [f"{name}: {result.get('errors') or 'not valid'}"]
 
     def _collection(self, schema: CollectionSchema) -> MongoCollection:
-        durable = self._database.get_collection(schema.name)
-        quick = durable.with_options(write_concern=_ACKNOWLEDGED, read_concern=ReadConcern("local"))
-        return MongoCollection(schema, Wires(self._address, durable, quick, self._is_together, self._stay))
+        durable, quick = self._database[schema.name], self._quick_database[schema.name]
+        return MongoCollection(schema, Wires(self._guard, durable, quick, self._is_together, self._stay))
 
     def _is_together(self) -> bool:
         return getattr(self._local, "group", None) is not None
@@ -117,7 +124,7 @@ class MongoStore:
         """Called before each write within `together`: one that a fail-over undid must not be followed by others."""
         group: _Group = self._local.group
         group.has_written = True
-        description = self._client.topology_description
+        description = self._quick_client.topology_description
         primary = next(
             (
                 f"{server.address} {server.election_id}"
@@ -134,12 +141,12 @@ class MongoStore:
         """Wait until all writes of this thread are durable: a write that changes nothing waits for those before it."""
         if group.has_written:
             self._stay()
-            with deadline(self._address, OPERATION_SECONDS):
+            with self._guard.call():
                 self._database["server_state"].update_one({"_id": "barrier"}, {"$unset": {"barrier": ""}})
             self._stay()
 
     def _prepare(self) -> None:
-        with deadline(self._address, SCAN_SECONDS):
+        with self._guard.call():
             present = set(self._database.list_collection_names())
             for name in self._schema.keys() - present:
                 try:
@@ -150,16 +157,19 @@ class MongoStore:
             missing = self._missing(name)
             models = [_model(index) for index in collection.indexes if _index_name(index) in missing]
             if models:
-                with deadline(self._address, SCAN_SECONDS):
-                    # The default asks every member, so that one that is down would keep the server from starting.
-                    options: dict[str, Any] = {"commitQuorum": "majority"} if self._is_replica_set() else {}
-                    self._database[name].create_indexes(models, **options)
+                self._create_indexes(name, models)
+
+    def _create_indexes(self, name: str, models: list[IndexModel]) -> None:
+        # The default asks every member, so that one that is down would keep the server from starting.
+        options: dict[str, Any] = {"commitQuorum": "majority"} if self._is_replica_set() else {}
+        with connect(self._address, socketTimeoutMS=0, wTimeoutMS=0) as patient, self._guard.call():
+            patient.get_database(self._address.database)[name].create_indexes(models, **options)
 
     def _is_replica_set(self) -> bool:
         return bool(self._client.topology_description.replica_set_name)
 
     def _missing(self, name: str) -> list[str]:
-        with deadline(self._address, OPERATION_SECONDS):
+        with self._guard.call():
             found = self._database[name].index_information()
         return [
             _index_name(index)

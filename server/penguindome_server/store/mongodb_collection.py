@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,13 +19,7 @@ from pymongo.errors import BulkWriteError
 from penguindome_server.store import Document, DuplicateKey, StoreError, StoreUnavailable, Updated, Where
 from penguindome_server.store.conditions import Condition, Order, checked_limit, parse_fields, parse_sort, parse_where
 from penguindome_server.store.documents import encoded, indexed_values, projected, size_limit
-from penguindome_server.store.mongodb_connection import (
-    OPERATION_SECONDS,
-    OPTIONS,
-    SCAN_SECONDS,
-    Address,
-    deadline,
-)
+from penguindome_server.store.mongodb_connection import OPTIONS, Guard
 from penguindome_server.store.mongodb_statements import Filter, both, filter_of, position_of, sort_of
 from penguindome_server.store.paging import Position, stream
 from penguindome_server.store.rules import checked, checked_changes, checked_key, checked_version, explain, field_value
@@ -46,7 +41,7 @@ class Wires:
     acknowledges and whose reads see them. `before_write` is called before each of those writes.
     """
 
-    address: Address
+    guard: Guard
     durable: PyMongoCollection[Document]
     quick: PyMongoCollection[Document]
     is_together: Callable[[], bool]
@@ -76,14 +71,14 @@ class MongoCollection:
         """The document with this `_id`, or None."""
         checked_key(key, self.name)
         wanted = parse_fields(fields)
-        with self._deadline():
+        with self._call():
             document = self._wires.for_reading().find_one({"_id": {"$eq": key}}, _projection(wanted))
         return document if document is None or wanted is None else projected(document, wanted)
 
     def insert(self, document: Document) -> None:
         """Add a new document. Raises `DuplicateKey`."""
         new = {**self._fit(document), "_version": 1}
-        with self._deadline():
+        with self._call():
             self._wires.for_writing().insert_one(new)
         document["_version"] = 1
 
@@ -99,7 +94,7 @@ class MongoCollection:
         """Add documents as another store had them, `_version` and all. Raises `DuplicateKey`."""
         new = [{**self._fit(document), "_version": checked_version(document)} for document in documents]
         for start in range(0, len(new), _INSERT_AT_ONCE):
-            with self._deadline(SCAN_SECONDS):
+            with self._call():
                 self._wires.for_writing().insert_many(new[start : start + _INSERT_AT_ONCE])
 
     def replace(self, before: Document, after: Document) -> bool:
@@ -110,7 +105,7 @@ class MongoCollection:
         changes = checked_changes(before, after, self._schema)
         self._check_size(after)
         expected: Filter = {"_id": key, "_version": version}
-        with self._deadline():
+        with self._call():
             collection = self._wires.for_writing()
             if changes is None:
                 result = collection.replace_one(expected, {**self._fit(after), "_version": version + 1})
@@ -126,7 +121,7 @@ class MongoCollection:
         key, version = checked_key(document.get("_id"), self.name), checked_version(document)
         if parse_fields([field]) != (field,) or "." in field:
             raise StoreError(f"{self.name}: {field!r} cannot be cleared")
-        with self._deadline():
+        with self._call():
             result = self._wires.for_writing().update_one(
                 {"_id": key, "_version": version}, _update({}, [field], version + 1)
             )
@@ -176,7 +171,7 @@ class MongoCollection:
     def count(self, where: Where | None = None) -> int:
         """How many documents match."""
         condition = filter_of(parse_where(where, self._schema))
-        with self._deadline(SCAN_SECONDS):
+        with self._call():
             if not condition:
                 return self._wires.for_reading().count_documents({}, hint="_id_")
             return self._wires.for_reading().count_documents(condition)
@@ -186,7 +181,7 @@ class MongoCollection:
         conditions = parse_where(where, self._schema)
         deleted = 0
         while keys := [key for _, key in self._keys(conditions, None, None, _DELETE_AT_ONCE)]:
-            with self._deadline(SCAN_SECONDS):
+            with self._call():
                 found = both({"_id": {"$in": keys}}, filter_of(conditions))
                 deleted += self._wires.for_writing().delete_many(found).deleted_count
         return deleted
@@ -195,7 +190,7 @@ class MongoCollection:
         """What is wrong with the documents of this collection."""
         last: Filter = {}
         while True:
-            with self._deadline(SCAN_SECONDS):
+            with self._call():
                 cursor = self._wires.durable.with_options(codec_options=_RAW).find(last).sort("_id", 1).limit(100)
                 found = list(cursor)
             for raw in found:
@@ -231,8 +226,8 @@ class MongoCollection:
             return None
         return Updated(None, after)
 
-    def _deadline(self, seconds: float = OPERATION_SECONDS) -> Any:
-        return deadline(self._wires.address, seconds)
+    def _call(self) -> AbstractContextManager[None]:
+        return self._wires.guard.call()
 
     def _fit(self, document: Document) -> Document:
         """The document, when both engines could store it."""
@@ -251,7 +246,7 @@ class MongoCollection:
             encoded(document, self._schema)
 
     def _insert_some(self, documents: Sequence[Document]) -> int:
-        with self._deadline(SCAN_SECONDS):
+        with self._call():
             try:
                 return len(self._wires.for_writing().insert_many(documents, ordered=False).inserted_ids)
             except BulkWriteError as error:
@@ -276,7 +271,7 @@ class MongoCollection:
         if count == 0:
             return []
         with (
-            self._deadline(SCAN_SECONDS),
+            self._call(),
             self._wires.for_reading().aggregate(pipeline, allowDiskUse=True, batchSize=count) as cursor,
         ):
             return [(field_value(found, order.field) if order else None, found["_id"]) for found in cursor]
@@ -288,7 +283,7 @@ class MongoCollection:
         condition = both({"_id": {"$in": list(keys)}}, filter_of(conditions))
         found: list[Document] = []
         size = 0
-        with self._deadline(SCAN_SECONDS):
+        with self._call():
             raw = self._wires.for_reading().find_raw_batches(condition, _projection(wanted), batch_size=len(keys))
             with raw as batches:
                 for batch in batches:

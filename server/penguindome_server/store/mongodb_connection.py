@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
-import pymongo
 from bson.codec_options import CodecOptions, TypeDecoder, TypeRegistry
 from bson.errors import BSONError
 from bson.int64 import Int64
@@ -23,6 +23,7 @@ from pymongo.errors import (
     InvalidURI,
     OperationFailure,
     PyMongoError,
+    ServerSelectionTimeoutError,
     WriteConcernError,
     WTimeoutError,
 )
@@ -30,9 +31,6 @@ from pymongo.uri_parser import parse_uri
 
 from penguindome_server.store import Document, DuplicateKey, StoreError, StoreUnavailable
 
-SELECTION_MILLISECONDS = 2000
-OPERATION_SECONDS = 5.0
-SCAN_SECONDS = 60.0
 PING_SECONDS = 2.0
 
 # Not in order just now, on a server that can be in order again: elections, shutdowns, time-outs, a full disk.
@@ -40,12 +38,16 @@ _PASSING = frozenset(
     (6, 7, 50, 64, 89, 91, 133, 189, 202, 262, 9001, 10107, 11600, 11602, 13435, 13436, 14031, 100, 134, 211, 317)
 )
 _REFUSED = {13: "may not do this", 18: "is not let in: wrong name or password"}
-_DEFAULTS = {
-    "serverselectiontimeoutms": ("serverSelectionTimeoutMS", SELECTION_MILLISECONDS),
-    "connecttimeoutms": ("connectTimeoutMS", SELECTION_MILLISECONDS),
-    "sockettimeoutms": ("socketTimeoutMS", int(SCAN_SECONDS * 1000)),
-    "appname": ("appName", "penguindome"),
-    "maxpoolsize": ("maxPoolSize", 64),
+# A server that is away is noticed after 2 s; one that hangs when its heartbeat stops, which frees who waits for it.
+_DEFAULTS: Mapping[str, Any] = {
+    "serverSelectionTimeoutMS": 2000,
+    "connectTimeoutMS": 2000,
+    "socketTimeoutMS": 10_000,
+    "waitQueueTimeoutMS": 5000,
+    "wTimeoutMS": 8000,
+    "heartbeatFrequencyMS": 3000,
+    "maxPoolSize": 64,
+    "appName": "penguindome",
 }
 
 
@@ -96,23 +98,43 @@ def parse_address(uri: str) -> Address:
     return Address(uri, shown, parsed["database"], secrets, options)
 
 
-def connect(address: Address) -> MongoClient[Document]:
+def connect(address: Address, **options: Any) -> MongoClient[Document]:
     """A client (it connects when first used): acknowledged means that a majority has it on disk."""
-    defaults: dict[str, Any] = {name: value for key, (name, value) in _DEFAULTS.items() if key not in address.options}
+    defaults = {name: value for name, value in _DEFAULTS.items() if name.lower() not in address.options}
+    defaults |= {"w": "majority", "journal": True, "tz_aware": True, "connect": False, **options}
     try:
-        return MongoClient(address.uri, w="majority", journal=True, connect=False, tz_aware=True, **defaults)
+        return MongoClient(address.uri, **defaults)
     except (PyMongoError, ValueError, TypeError) as error:
         raise StoreError(f"database.uri: {address.shown}: {address.without_secrets(str(error))}") from None
 
 
-@contextmanager
-def deadline(address: Address, seconds: float) -> Iterator[None]:
-    """A block whose calls to the database take no longer than this altogether, and whose errors become ours."""
-    try:
-        with pymongo.timeout(seconds):
+class Guard:
+    """Stands before every call to the database: its errors become ours, and who comes while it is away need not wait.
+
+    When no server could be found, one caller at a time tries again; the others are told at once, until one is there.
+    """
+
+    def __init__(self, address: Address, client: MongoClient[Document]) -> None:
+        self._address = address
+        self._client = client
+        self._is_away = False
+        self._probe = threading.Lock()
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """A block that calls the database."""
+        probing = self._is_away and not self._client.topology_description.has_writable_server()
+        if probing and not self._probe.acquire(blocking=False):
+            raise StoreUnavailable(f"MongoDB at {self._address.shown} cannot be reached")
+        try:
             yield
-    except (PyMongoError, BSONError) as error:
-        raise translated(error, address) from error
+            self._is_away = False
+        except (PyMongoError, BSONError) as error:
+            self._is_away = isinstance(error, ServerSelectionTimeoutError)
+            raise translated(error, self._address) from error
+        finally:
+            if probing:
+                self._probe.release()
 
 
 def translated(error: Exception, address: Address) -> StoreError:
