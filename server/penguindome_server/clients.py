@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import ClassVar
 
 from penguindome.errors import PenguinDomeError
-from penguindome_server import outbox, packages
+from penguindome_server import outbox
 from penguindome_server.checks import CheckSet
 from penguindome_server.exchange import new_token
-from penguindome_server.reception import Surroundings, packages_changed, plan
+from penguindome_server.reception import Surroundings, needs_stored_packages, plan
 from penguindome_server.reports import Limits, Receipt, Report
 from penguindome_server.store import Document, Store, StoreUnavailable
 
@@ -64,7 +64,6 @@ def receive(
 
 def _stored_packages(store: Store, before: Document, report: Report) -> Document | None:
     """The packages known so far, if the report has others (or none any more); an unchanged list costs no reading."""
-    gone = packages.PLUGIN not in report.plugins and "packages_digest" in before
-    if gone or packages_changed(before, report):
+    if needs_stored_packages(before, report):
         return store.collection("packages").get(before["_id"])
     return None

@@ -128,16 +128,18 @@ def _is_date(key: str, *values: Any) -> bool:
 
 
 def _compare_lists(old: list[Any], new: list[Any], path: str) -> Iterator[Change]:
-    identity = _identity(old, new)
-    if identity is None:
+    keyed = _keyed(old, new)
+    if keyed is None:
         yield from _compare_bags(old, new, path)
         return
-    before = {_values(element, identity): element for element in old}
-    after = {_values(element, identity): element for element in new}
+    before, after = keyed
+    equal = [(element, after[key]) for key, element in before.items() if key in after and element == after[key]]
+    # Nearly all are equal by `==`: their types are compared all at once.
+    strict = same([pair[0] for pair in equal], [pair[1] for pair in equal])
     for key, element in before.items():
         if key not in after:
             yield Change(f"{path}[{_label(key)}]", "removed", old=element)
-        elif not same(element, after[key]):
+        elif not (strict and element == after[key]) and not same(element, after[key]):
             yield from _compare_objects(element, after[key], f"{path}[{_label(key)}]")
     for key, element in after.items():
         if key not in before:
@@ -160,30 +162,35 @@ def _surplus(elements: list[Any], surplus: Counter[Hashable]) -> Iterator[Any]:
             yield element
 
 
-def _identity(old: Sequence[Any], new: Sequence[Any]) -> tuple[str, ...] | None:
-    """The first identity that tells the elements of both lists apart, if they are objects and there is one."""
-    if not all(isinstance(element, dict) for element in old) or not all(isinstance(element, dict) for element in new):
+def _keyed(old: Sequence[Any], new: Sequence[Any]) -> tuple[dict[Hashable, Any], dict[Hashable, Any]] | None:
+    """The elements of both lists by the first identity that tells them apart, if they are objects and there is one."""
+    if {*map(type, old), *map(type, new)} != {dict}:
         return None
-    return next((names for names in IDENTITIES if _tells_apart(names, old) and _tells_apart(names, new)), None)
+    for names in IDENTITIES:
+        before = _by_identity(names, old)
+        after = None if before is None else _by_identity(names, new)
+        if before is not None and after is not None:
+            return before, after
+    return None
 
 
-def _tells_apart(names: tuple[str, ...], elements: Sequence[dict[str, Any]]) -> bool:
-    seen = set()
-    for element in elements:
-        key = _values(element, names)
+def _by_identity(names: tuple[str, ...], elements: Sequence[dict[str, Any]]) -> dict[Hashable, Any] | None:
+    keys: list[Any] = []
+    for name in names:
+        try:
+            column = [element[name] for element in elements]
+        except KeyError:
+            return None
         # Values of these two types only: as keys of a dict, True and 1.0 would pass for 1.
-        if key in seen or not all(type(value) in (str, int) for value in key):
-            return False
-        seen.add(key)
-    return True
+        if not {*map(type, column)} <= {str, int}:
+            return None
+        keys.append(column)
+    found = dict(zip(keys[0] if len(keys) == 1 else zip(*keys, strict=True), elements, strict=True))
+    return found if len(found) == len(elements) else None
 
 
-def _values(element: dict[str, Any], names: tuple[str, ...]) -> tuple[Hashable, ...]:
-    return tuple(value if type(value := element.get(name)) in (str, int) else None for name in names)
-
-
-def _label(key: tuple[Hashable, ...]) -> str:
-    text = " ".join(map(str, key))
+def _label(key: Hashable) -> str:
+    text = " ".join(map(str, key)) if isinstance(key, tuple) else str(key)
     return text if len(text) <= LABEL_LENGTH else text[: LABEL_LENGTH - 1] + "…"
 
 

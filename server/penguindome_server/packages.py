@@ -43,7 +43,7 @@ def digest(output: Document) -> str:
         data = marshal.dumps(output["packages"], 2)
     except ValueError:  # datetimes
         data = repr(output["packages"]).encode(errors="surrogatepass")
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    return hashlib.sha256(data).hexdigest()[:32]
 
 
 def delta(old: Document | None, output: Document) -> Document:

@@ -40,10 +40,11 @@ class Surroundings:
     stored_packages: Document | None = None
 
 
-def packages_changed(before: Document, report: Report) -> bool:
-    """Whether the stored packages are needed to make the plan, because the list is not the one reported last."""
-    output = report.plugins.get(packages.PLUGIN)
-    return packages.is_list(output) and packages.digest(output) != before.get("packages_digest")
+def needs_stored_packages(before: Document, report: Report) -> bool:
+    """Whether the plan needs the stored packages, because the list is not the one reported last, or is gone."""
+    if packages.PLUGIN in report.plugins:
+        return report.package_list is not None and report.package_digest != before.get("packages_digest")
+    return "packages_digest" in before
 
 
 def plan(before: Document, report: Report, checks: CheckSet, surroundings: Surroundings) -> Document:
@@ -102,9 +103,9 @@ def _plugins(before: Document, report: Report) -> Document:
     """The outputs, with the list of packages replaced by its summary. What did not change is shared with `before`."""
     old = before.get("plugins", {})
     new: Document = {}
-    for name, output in report.plugins.items():
-        kept = packages.summary(output) if name == packages.PLUGIN and packages.is_list(output) else output
-        new[name] = old[name] if name in old and same(old[name], kept) else kept
+    shown = {} if report.package_list is None else {packages.PLUGIN: packages.summary(report.package_list)}
+    for name, output in (report.plugins | shown).items():
+        new[name] = old[name] if name in old and same(old[name], output) else output
     return new
 
 
@@ -123,15 +124,11 @@ def _commands(before: Document, report: Report, collected_at: datetime, now: dat
 
 def _packages(before: Document, report: Report, after: Document, stored: Document | None) -> Document | None:
     """What to do to the stored packages; also keeps the digest of the list in `after`."""
-    output = report.plugins.get(packages.PLUGIN)
-    if packages.is_list(output):
-        digest = packages.digest(output)
-        if digest == before.get("packages_digest"):
-            return None
-        after["packages_digest"] = digest
-        return packages.delta(stored, output)
-    if packages.PLUGIN in report.plugins or "packages_digest" not in before:
+    if not needs_stored_packages(before, report):
         return None
+    if report.package_list is not None:
+        after["packages_digest"] = report.package_digest
+        return packages.delta(stored, report.package_list)
     # The plugin is not there any more: an old list must not pass for what is installed.
     del after["packages_digest"]
     return packages.delta(stored, {"manager": None, "packages": []})
@@ -143,9 +140,8 @@ def _changes(before: Document, report: Report, after: Document, stored: Document
     if old_name and old_name != report.hostname:
         yield Change("hostname", "changed", old_name, report.hostname)
     yield from compare_plugins(before.get("plugins", {}), after["plugins"])
-    output = report.plugins.get(packages.PLUGIN)
-    if stored is not None and packages.is_list(output):
-        yield from packages.changes(stored, output)
+    if stored is not None and report.package_list is not None:
+        yield from packages.changes(stored, report.package_list)
     old_commands = before.get("commands", {})
     for name, output in report.commands.items():
         if name not in old_commands:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from penguindome.errors import InvalidData
+from penguindome_server import packages
+from penguindome_server.store import Document
 
 MAX_AGE = timedelta(days=366)
 
@@ -48,6 +51,17 @@ class Report:
             raise InvalidData("exchange_token is not of type str")
         if self.collected_at.utcoffset() is None or self.sent_at.utcoffset() is None:
             raise InvalidData("collected_at and sent_at need a time zone")
+
+    @cached_property
+    def package_list(self) -> Document | None:
+        """The output of the plugin `packages`, if it is a list of packages."""
+        output = self.plugins.get(packages.PLUGIN)
+        return output if packages.is_list(output) else None
+
+    @cached_property
+    def package_digest(self) -> str | None:
+        """The digest of that list; it costs most of a millisecond, once."""
+        return None if self.package_list is None else packages.digest(self.package_list)
 
     def collected_by_our_clock(self, now: datetime) -> datetime:
         """When the data was collected, told by the server's clock: only the age, a difference of two times of one
