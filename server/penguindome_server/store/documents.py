@@ -38,7 +38,10 @@ def text_of_part(path: str, value: Any, schema: CollectionSchema) -> str:
     """The JSON text of a checked part of a document. Raises StoreError for a lone surrogate."""
     text = _text_of(value)
     if not is_unicode(text):
-        raise StoreError(f"{schema.name}: {path!r}: text with a lone surrogate cannot be stored")
+        part: Document = {}
+        place(part, path, value)
+        explain(part, schema.name)
+        raise StoreError(f"{schema.name}: {path!r} has a lone surrogate")
     return text
 
 
