@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
@@ -59,10 +60,13 @@ class Peers:
         X-Forwarded-For is read from its right end, the end that our own proxies wrote, and only as far as each hop is a
         trusted proxy; the first that is not is the peer. What cannot be read ends the search at the hop before it.
         """
-        peer = parse_address(str(environ.get("REMOTE_ADDR", "")))
+        remote = str(environ.get("REMOTE_ADDR", ""))
+        if not self._trusted:
+            return _canonical(remote)
+        peer = parse_address(remote)
         if peer is None:
             return ""
-        chain = str(environ.get("HTTP_X_FORWARDED_FOR", "")) if self._trusted else ""
+        chain = str(environ.get("HTTP_X_FORWARDED_FOR", ""))
         if chain:
             for hop in reversed(chain.rsplit(",", LONGEST_CHAIN)):
                 if peer not in self._trusted:
@@ -72,3 +76,9 @@ class Peers:
                     break
                 peer = address
         return str(peer)
+
+
+@functools.lru_cache(maxsize=4096)
+def _canonical(text: str) -> str:
+    address = parse_address(text)
+    return "" if address is None else str(address)

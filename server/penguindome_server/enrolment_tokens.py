@@ -1,4 +1,4 @@
-"""One-time enrolment tokens: 256 random bits, known to the store by their hash alone, good once and until they expire."""
+"""One-time enrolment tokens: 256 random bits, known to the store by their hash alone, good once, until they expire."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """A listening socket. `::` takes IPv4 too, and is IPv4 alone where the kernel has no IPv6. Raises PenguinDomeError."""
+    """A listening socket. `::` takes IPv4 too, or IPv4 alone where there is no IPv6. Raises PenguinDomeError."""
     try:
         return _listen(address, port)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ log = get_logger(__name__)
 SHIPPED_CHECKS = Path(__file__).parent / "checks.d"
 CERTIFICATE_BYTES = 1 << 20
 MANIFEST_BYTES = 16 << 20
+LOOK_SECONDS = 0.5
 
 
 def load_site_checks(paths: Paths) -> CheckSet:
@@ -43,7 +45,7 @@ class SignedManifest:
 
 
 class ManifestFile:
-    """The signed manifest below `releases/`: read again when its files change, which root does while the service runs."""
+    """The signed manifest below `releases/`: read again when its files change, which root does while we run."""
 
     def __init__(self, directory: Path, certificate: Certificate) -> None:
         self._text = directory / "manifest.json"
@@ -51,6 +53,7 @@ class ManifestFile:
         self._certificate = certificate
         self._lock = threading.Lock()
         self._seen: object = None
+        self._look_again = 0.0
         self._manifest: SignedManifest | None = None
 
     def current(self) -> SignedManifest | None:
@@ -59,12 +62,14 @@ class ManifestFile:
         A pair of files that does not fit together (they are replaced one after the other) leaves the manifest before it
         in force.
         """
-        stamp = (_stamp(self._text), _stamp(self._signature))
-        if stamp != self._seen:
+        now = time.monotonic()
+        if now >= self._look_again:
+            stamp = (_stamp(self._text), _stamp(self._signature))
             with self._lock:
                 if stamp != self._seen:
                     self._read()
                     self._seen = stamp
+                self._look_again = now + LOOK_SECONDS
         return self._manifest
 
     def _read(self) -> None:

@@ -1,4 +1,4 @@
-"""The server's settings: what can be set, with type, default and meaning. Read from `server.yml` and `server.d/*.yml`."""
+"""The server's settings: each with type, default and meaning. Read from `server.yml` and `server.d/*.yml`."""
 
 from __future__ import annotations
 
@@ -150,8 +150,8 @@ _ENROLMENT = (
         kind=str,
         default="approve",
         choices=("approve", "automatic", "closed"),
-        description="What happens to a machine that asks: approve (an administrator confirms it), automatic (enrolled at once if its "
-        "address is within enrolment.automatic_ranges) or closed.",
+        description="What happens to a machine that asks: approve (an administrator confirms it), automatic (enrolled "
+        "at once if its address is within enrolment.automatic_ranges) or closed.",
     ),
     Setting(
         name="enrolment.automatic_ranges",

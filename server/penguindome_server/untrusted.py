@@ -29,9 +29,13 @@ from penguindome_server.refusals import Refusal
 FULL_STOP = "\uff0e"
 DOLLAR = "\uff04"
 INTEGER_BITS = 63
+_CONTAINERS = frozenset((dict, list))
 
-# Nineteen digits are the fewest of an integer beyond 64 bits. An escape is the only way to spell NUL or half a surrogate pair in JSON.
-_SUSPICIOUS = re.compile(rb"\\u|[0-9]{19}")
+# An escape is the only way to spell NUL or half a surrogate pair in JSON, and nineteen digits are the fewest of an
+# integer beyond 64 bits. (Translating all digits to one and searching is ten times as fast as a regular expression.)
+_ESCAPE = b"\\u"
+_ANY_DIGIT = bytes(ord("0") if chr(byte).isdecimal() and byte < 128 else byte for byte in range(256))
+_LONG_NUMBER = b"0" * 19
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def parse(data: bytes, limits: Limits) -> dict[str, Any]:
         raise Refusal("malformed", "data is not JSON") from error
     if type(value) is not dict:
         raise _invalid("data is not an object")
-    thorough = _SUSPICIOUS.search(data) is not None
+    thorough = _ESCAPE in data or _LONG_NUMBER in data.translate(_ANY_DIGIT)
     _walk(value, limits, _check_value if thorough else None)
     return value
 
@@ -62,39 +66,48 @@ def _walk(top: dict[str, Any], limits: Limits, check: Callable[[Any], None] | No
     """Visit the containers level by level, so that depth is the number of rounds and no recursion is needed."""
     level: list[Any] = [top]
     count = 0
+    shapes: dict[tuple[str, ...], bool] = {}
     for _depth in range(limits.depth):
-        below: list[Any] = []
+        count += sum(map(len, level))
+        if count > limits.keys:
+            raise _invalid(f"more than {limits.keys} keys and values")
+        values: list[Any] = []
         for container in level:
-            count += len(container)
-            if count > limits.keys:
-                raise _invalid(f"more than {limits.keys} keys and values")
-            if type(container) is dict:
-                if container:
-                    _clean_object(container, limits.key_length)
-                values: Any = container.values()
-            else:
-                values = container
-            if check is not None:
-                for value in values:
-                    check(value)
-            below += [value for value in values if type(value) is dict or type(value) is list]
-        if not below:
+            if type(container) is list:
+                values += container
+                continue
+            # Most objects of a report have the keys of another one, whose keys are known to be good.
+            shape = tuple(container)
+            plain = shapes.get(shape)
+            if plain is None:
+                plain = shapes[shape] = _keys_are_plain(shape, limits.key_length)
+            if not plain:
+                _clean_object(container)
+            values += container.values()
+        if check is not None:
+            for value in values:
+                check(value)
+        level = [value for value in values if type(value) in _CONTAINERS]
+        if not level:
             return
-        level = below
     raise _invalid(f"nested deeper than {limits.depth}")
 
 
-def _clean_object(container: dict[str, Any], key_length: int) -> None:
-    """Rules 4, 6, 7 and 8 for the keys of one object; what is done key by key only where all keys together give cause."""
-    together = "\n".join(container)
-    if len(together) > key_length and max(map(len, container)) > key_length:
+def _keys_are_plain(keys: tuple[str, ...], key_length: int) -> bool:
+    """Rules 4 and 6 for the keys of an object; False if rule 7 or 8 has work to do on objects with these keys."""
+    together = "\n".join(keys)
+    if len(together) > key_length and max(map(len, keys)) > key_length:
         raise _invalid(f"a key is longer than {key_length} characters")
     if "\0" in together or not _encodable(together):
         raise _invalid("a key holds NUL or half of a surrogate pair")
-    if "." in together or "$" in together:
+    return not ("." in together or "$" in together or json.SUFFIX in together)
+
+
+def _clean_object(container: dict[str, Any]) -> None:
+    """Rules 7 and 8 for one object."""
+    if any("." in key or key.startswith("$") for key in container):
         _map_keys(container)
-    if "_at" in together:
-        json.revive_object(container)
+    json.revive_object(container)
 
 
 def _map_keys(container: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a client is told is new: its release, the signed manifest it does not have, the signed actions that wait for it."""
+"""What is new for a client: its release, the signed manifest it does not have, the signed actions that wait."""
 
 from __future__ import annotations
 

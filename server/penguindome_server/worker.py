@@ -12,6 +12,7 @@ that has waited longest goes; an answer that is not taken ends with a time-out.
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import selectors
@@ -39,6 +40,7 @@ SEND_SECONDS = 20.0
 LINGER_SECONDS = 5.0
 ACCEPT_AT_ONCE = 4
 HALF_REQUEST_SECONDS = 3.0
+GARBAGE_THRESHOLD = 20_000
 
 
 class Worker(BaseWorker):  # type: ignore[misc]  # as above
@@ -81,6 +83,9 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
 
     def run(self) -> None:
         """Serve until told to end."""
+        # What is loaded now stays; and a report makes hundreds of objects that go again without a collector's help.
+        gc.freeze()
+        gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
         for number in range(self.cfg.threads):
             threading.Thread(target=self._serve, name=f"request-{number}", daemon=True).start()
         self._poller.register(self._calls.fileno(), selectors.EVENT_READ, self._calls.run_callbacks)

@@ -8,7 +8,7 @@ from typing import Any
 from penguindome_server.web import Web
 
 
-def view(web: Web, environ: Mapping[str, Any]) -> dict[str, Any]:
+def view(web: Web, _environ: Mapping[str, Any]) -> dict[str, Any]:
     """`ok`, when the store serves reads; 503 otherwise."""
     web.health.check()
     return {"status": "ok"}

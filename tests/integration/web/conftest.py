@@ -1,4 +1,4 @@
-"""Servers for the tests of the web: one for a module and each engine where tests may share it, or one of a test's own."""
+"""Servers for the tests of the web: shared by a module, once for each engine, or a test's own."""
 
 from __future__ import annotations
 

@@ -115,8 +115,8 @@ def test_requests_in_pieces_and_several_at_once_are_answered_in_order(slow_serve
 
 def test_a_client_that_waits_for_leave_to_send_its_body_gets_it(slow_server: Server) -> None:
     with connect(slow_server) as connection:
-        head = f"POST {PREFIX}submit HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
-        connection.sendall(head.encode())
+        head = b"Host: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
+        connection.sendall(f"POST {PREFIX}submit HTTP/1.1\r\n".encode() + head)
         assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(b"data")
         assert read_all(connection).startswith(b"HTTP/1.1 400 ")
@@ -124,8 +124,9 @@ def test_a_client_that_waits_for_leave_to_send_its_body_gets_it(slow_server: Ser
 
 @pytest.mark.parametrize(
     "data",
-    [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"GARBAGE\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET /\r\n\r\n",
-     b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"GET / HTTP/1.1\r\nA B: c\r\n\r\n", b"GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n"],
+    [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"GARBAGE\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n",
+     b"GET /\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"GET / HTTP/1.1\r\nA B: c\r\n\r\n",
+     b"GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n"],
 )  # fmt: skip
 def test_what_is_not_http_is_refused_in_json_without_a_traceback(slow_server: Server, data: bytes) -> None:
     with connect(slow_server) as connection:
