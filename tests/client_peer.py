@@ -80,7 +80,7 @@ class Peer:
         self.released = threading.Event()
         self._count = 0
         handler = type("Handler", (_Handler,), {"peer": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = _Server(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
@@ -186,6 +186,13 @@ class Peer:
     def _token(self) -> str:
         self._count += 1
         return f"token-{self._count}"
+
+
+class _Server(ThreadingHTTPServer):
+    """Is quiet about clients that break off."""
+
+    def handle_error(self, *arguments: object) -> None:
+        return
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -69,6 +69,21 @@ def test_an_idle_minute_asks_for_updates_and_nothing_else(enrolled: Machine, pee
     assert peer.endpoints() == ["update"]
 
 
+def test_an_idle_minute_writes_nothing_durable(enrolled: Machine) -> None:
+    enrolled.minute()
+    state = enrolled.paths.client_state / "state.json"
+    before = state.stat().st_ino
+    contact = enrolled.client().last_contact()
+    enrolled.later(minutes=1)
+    enrolled.peer.clock = enrolled.clock
+    enrolled.minute()
+    assert state.stat().st_ino == before
+    later = enrolled.client().last_contact()
+    assert contact is not None
+    assert later is not None
+    assert later > contact
+
+
 def test_a_busy_minute_needs_no_poll_because_the_answer_to_a_report_brings_the_update(
     enrolled: Machine, peer: Peer
 ) -> None:

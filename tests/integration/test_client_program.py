@@ -337,6 +337,13 @@ def test_a_second_run_ends_quietly_and_other_verbs_say_that_one_is_at_work(enrol
         first.communicate(timeout=30)
 
 
+def test_what_a_killed_write_left_behind_goes_with_the_next_run(enrolled: Machine) -> None:
+    leftover = enrolled.paths.client_state / ".state.json.0123456789ab.new"
+    leftover.write_text("half a sta")
+    enrolled.minute()
+    assert not leftover.exists()
+
+
 @pytest.mark.parametrize("verb", ["run --now", "collect", "show"])
 def test_being_told_to_end_leaves_no_plugin_running(enrolled: Machine, verb: str) -> None:
     pids = _slow(enrolled)

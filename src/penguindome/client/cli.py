@@ -105,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("what should be done? name a verb")
     options.debug = getattr(options, "debug", False)
     # A process that is told to end does so through its `finally` clauses, which kill what it started.
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
     try:
         return _run(options)
     except Exception as error:

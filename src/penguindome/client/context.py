@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from penguindome.client.exchange import Exchange
     from penguindome.client.installed import Installed
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+LOOPBACK = frozenset({"localhost", "::1"})
+_LOOPBACK_V4 = re.compile(r"127(\.\d{1,3}){3}")
 
 
 class Client:
@@ -117,6 +119,9 @@ class Client:
         """Be the only process that works for this client. Raises AlreadyRunning, NotSetUp or NeedsRoot."""
         self.require_setup()
         with FileLock(self.paths.client_state / "lock"):
+            for leftover in self.paths.client_state.glob(".*.new"):
+                # A write that was killed; we hold the lock, so nobody is at it now.
+                leftover.unlink(missing_ok=True)
             yield
 
     def note_contact(self) -> None:
@@ -158,7 +163,8 @@ class Client:
 def refuse_plain_http(url: str, *, allowed: bool) -> None:
     """Raise SettingsError for a URL without TLS that leaves this machine, unless the administrator allowed it."""
     parts = urlsplit(url)
-    if parts.scheme == "http" and parts.hostname not in LOOPBACK and not allowed:
+    host = parts.hostname or ""
+    if parts.scheme == "http" and not allowed and host not in LOOPBACK and not _LOOPBACK_V4.fullmatch(host):
         raise SettingsError(
             f"{url} is not encrypted: what this machine reports could be read on the way",
             hint="use https://, or set allow_plain_http: true in client.yml if you must",
