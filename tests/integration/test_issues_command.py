@@ -11,6 +11,7 @@ import pytest
 
 from penguindome.paths import ROOT_VARIABLE, Paths
 from penguindome.times import utc_now
+from penguindome_server.services import load_site_checks
 from penguindome_server.settings import load_server_settings
 from penguindome_server.store import open_store
 from penguindome_tools.cli import main
@@ -45,6 +46,7 @@ def machine(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     enrol(store, enrolled_at=now - timedelta(days=30))
     enrol(store, B, "other", enrolled_at=now - timedelta(days=1))
     reporting = Machine(store)
+    reporting.checks = load_site_checks(paths)
     reporting.now = now - timedelta(minutes=2)
     reporting.report(plugins=plugins(**OFF))
     yield reporting
