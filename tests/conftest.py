@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,14 @@ hypothesis.settings.load_profile("penguindome")
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Name tests after bytes by number: bytes that are made anew (gzip holds the time) differ between workers."""
     return argname if isinstance(val, bytes) else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let workers report what tests printed, lone surrogates too, which xdist cannot send."""
+    report = yield
+    report.sections = [(title, text.encode("utf-8", "backslashreplace").decode()) for title, text in report.sections]
+    return report
 
 
 # The server wants Python 3.11, the client 3.10: there, tests that look at the server are left out.
