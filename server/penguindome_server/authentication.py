@@ -42,12 +42,13 @@ _REFUSED_STATES = {
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What an enrolled client said: `data` is cleaned, `hostname` is the one it gave."""
+    """What an enrolled client said: `data` is cleaned, `hostname` is the one it gave, `size` the bytes of its JSON."""
 
     identity: Identity
     hostname: str
     sent_at: datetime
     data: dict[str, Any]
+    size: int
 
 
 def authenticate(
@@ -71,7 +72,7 @@ def authenticate(
     document = parse(data, limits)
     require_request(document, endpoint)
     sent_at = require_fresh(document, now)
-    return Message(identity=identity, hostname=hostname_field(document), sent_at=sent_at, data=document)
+    return Message(identity=identity, hostname=hostname_field(document), sent_at=sent_at, data=document, size=len(data))
 
 
 def signature_issuer(signature: bytes) -> str:

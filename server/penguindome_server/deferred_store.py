@@ -21,10 +21,13 @@ class DeferredStore:
     which uses fail at once.
     """
 
-    def __init__(self, uri: str, *, opener: Callable[[str], Store] = open_store) -> None:
+    def __init__(
+        self, uri: str, *, opener: Callable[[str], Store] = open_store, retry_seconds: float = RETRY_SECONDS
+    ) -> None:
         self._uri = uri
         self.uri = _without_password(uri)
         self._opener = opener
+        self._retry_seconds = retry_seconds
         self._lock = threading.Lock()
         self._store: Store | None = None
         self._failure: StoreUnavailable | None = None
@@ -42,7 +45,7 @@ class DeferredStore:
                     self._store = self._opener(self._uri)
                 except StoreUnavailable as error:
                     self._failure = error
-                    self._retry_after = time.monotonic() + RETRY_SECONDS
+                    self._retry_after = time.monotonic() + self._retry_seconds
                     raise
             return self._store
 

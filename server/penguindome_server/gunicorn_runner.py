@@ -82,6 +82,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # as above
             "limit_request_line": 4094,
             "limit_request_fields": 64,
             "limit_request_field_size": 8190,
+            # No peer may tell gunicorn what scheme or path its request has; whom to believe is for `addresses` to say.
+            "forwarded_allow_ips": "",
             "control_socket_disable": True,
             "accesslog": "-" if settings["listen.access_log"] else None,
             "logger_class": Logger,

@@ -13,6 +13,7 @@ that has waited longest goes; an answer that is not taken ends with a time-out.
 from __future__ import annotations
 
 import gc
+import io
 import os
 import queue
 import selectors
@@ -305,6 +306,8 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
         start = datetime.now() if self.log.access_log_enabled else None  # noqa: DTZ005  gunicorn subtracts two local times
         response, environ = wsgi.create(request, output, connection.peer, connection.server, self.cfg)
         environ["wsgi.multithread"] = True
+        # All of it is here: what is wrong with its chunks and trailers is found before the application, not within.
+        environ["wsgi.input"] = io.BytesIO(request.body.read())
         if not self.alive:
             response.force_close()
         body = self.wsgi(environ, response.start_response)

@@ -46,6 +46,8 @@ def view(web: Web, environ: Mapping[str, Any]) -> dict[str, Any]:
     except clients.NotEnrolled as error:
         # Since its identity was looked up, a moment ago, an administrator decided about it.
         raise state_refusal(error.state) from error
+    except clients.TooLarge as error:
+        raise Refusal("too-large", error.message) from error
     except clients.UnknownClient as error:
         raise Refusal("unknown-client", "this client is not known any more") from error
     web.metrics.report_received(duplicate=receipt.duplicate)
@@ -70,4 +72,5 @@ def _report(message: Message) -> Report:
         plugins=object_field(data, "plugins"),
         commands=object_field(data, "commands"),
         exchange_token=text_field(data, "exchange_token", longest=128, optional=True) or None,
+        size=message.size,
     )
