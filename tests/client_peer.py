@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,9 +26,9 @@ from typing import Any
 
 from penguindome import json, manifest
 from penguindome.bundle import Bundle
+from penguindome.client import minute
 from penguindome.client.context import Client
 from penguindome.client.installation import set_up
-from penguindome.client.minute import Minute
 from penguindome.errors import SignatureError
 from penguindome.openpgp import Certificate, DeviceKey
 from penguindome.paths import ROOT_VARIABLE, Paths
@@ -35,6 +36,22 @@ from penguindome.times import Clock, utc_now
 
 FRESHNESS = timedelta(minutes=10)
 PYTHON_PLUGIN = "#!/usr/bin/env python3\n"
+
+
+def soon(condition: Callable[[], bool], seconds: float = 30) -> bool:
+    """Poll until `condition` holds, or the time is over; says whether it does."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return condition()
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and not only its remains."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 @dataclass
@@ -280,12 +297,19 @@ class Machine:
         """One `run`, in this process."""
         client = self.client()
         with client.locked():
-            Minute(client, now=now).run()
+            minute.Minute(client, now=now).run()
         return self.client()
 
     def later(self, **duration: float) -> None:
         """Let time pass."""
         self.offset += timedelta(**duration)
+
+    def collect(self, count: int = 1) -> None:
+        """Let so many reports wait, without the server."""
+        for _ in range(count):
+            client = self.client()
+            with client.locked():
+                minute.collect(client, client.installed())
 
     def environment(self, **more: str) -> dict[str, str]:
         return {**os.environ, ROOT_VARIABLE: str(self.paths.root), **more}

@@ -17,7 +17,6 @@ import needs
 from client_peer import PYTHON_PLUGIN, Machine
 from penguindome import manifest
 from penguindome.bundle import Bundle
-from penguindome.client import minute
 from penguindome.openpgp import DeviceKey
 from penguindome.paths import Paths
 from penguindome.times import utc_now
@@ -135,13 +134,6 @@ def any_site(store_uri: str, tmp_path: Path) -> Iterator[Site]:
         made.kill()
 
 
-def collected(machine: Machine, count: int) -> None:
-    for _ in range(count):
-        client = machine.client()
-        with client.locked():
-            minute.collect(client, client.installed())
-
-
 def test_one_run_leads_from_a_bundle_to_a_stored_report(any_site: Site, tmp_path: Path) -> None:
     site, machine = any_site, any_site.machine(tmp_path / "machine")
     done = machine.run("run")
@@ -182,7 +174,7 @@ def test_a_one_time_token_enrols_at_once_and_only_once(server: Server, tmp_path:
 def test_nothing_is_lost_or_applied_twice_while_the_server_is_away(site: Site, machine: Machine) -> None:
     machine.minute()
     site.server.stop()
-    collected(machine, 3)
+    machine.collect(3)
     assert machine.run("submit").returncode == 1
     assert len(machine.client().spool.waiting()) == 3
     site.server.start()
@@ -193,7 +185,7 @@ def test_nothing_is_lost_or_applied_twice_while_the_server_is_away(site: Site, m
 def test_an_answer_that_was_lost_changes_nothing(site: Site, machine: Machine) -> None:
     """The server stores a report and its answer never arrives; the same report goes out again, and counts once."""
     machine.minute()
-    collected(machine, 1)
+    machine.collect(1)
     with _Forgetful(site.server.port) as port:
         (machine.paths.settings / "client.yml").write_text(f"hostname: laptop\nserver.url: http://127.0.0.1:{port}\n")
         assert machine.run("submit").returncode == 1
@@ -201,7 +193,7 @@ def test_an_answer_that_was_lost_changes_nothing(site: Site, machine: Machine) -
     (machine.paths.settings / "client.yml").write_text("hostname: laptop\n")
     assert machine.run("submit").returncode == 0
     assert site.counted(machine) == [(None, 1), (1, 2)]
-    collected(machine, 1)
+    machine.collect(1)
     assert machine.run("submit").returncode == 0
     assert "cloned-client" not in site.open_issues()
 
@@ -268,7 +260,7 @@ def test_two_machines_with_one_disk_image_are_noticed_and_both_reports_are_store
     clone = Machine.__new__(Machine)
     clone.__dict__.update(machine.__dict__, paths=Paths(tmp_path / "clone"))
     for one in (machine, clone):
-        collected(one, 1)
+        one.collect(1)
         assert one.run("submit").returncode == 0
     assert "cloned-client" in site.open_issues()
     assert [one.client().spool.waiting() for one in (machine, clone)] == [[], []]
@@ -277,7 +269,7 @@ def test_two_machines_with_one_disk_image_are_noticed_and_both_reports_are_store
 def test_a_revoked_machine_keeps_its_reports_and_its_user_is_told(site: Site, machine: Machine) -> None:
     machine.minute()
     revoke(site.server.store, machine.client().identity.client_id, who="test", now=utc_now())
-    collected(machine, 1)
+    machine.collect(1)
     until(lambda: machine.run("update").returncode == 1, what="revocation")
     machine.run("submit")
     assert "does not take reports of this machine" in machine.run("status").stdout.decode()
@@ -288,7 +280,7 @@ def test_a_device_key_of_another_machine_opens_nothing(site: Site, machine: Mach
     machine.minute()
     path = machine.paths.client_state / "device.key"
     path.write_text(DeviceKey.generate("thief").text)
-    collected(machine, 1)
+    machine.collect(1)
     done = machine.run("submit")
     assert done.returncode == 1
     assert b"not enrolled here" in done.stderr

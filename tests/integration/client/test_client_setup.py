@@ -1,0 +1,124 @@
+"""`penguindome-client setup`, from good bundles and bad ones."""
+
+from __future__ import annotations
+
+import stat
+
+import pytest
+
+from client_peer import Machine, Peer
+from penguindome import json
+from penguindome.openpgp import DeviceKey
+
+
+def bundle_file(machine: Machine, text: str | None = None, mode: int = 0o600) -> str:
+    path = machine.paths.root / "bundle.json"
+    path.write_text(machine.peer.bundle().to_text() if text is None else text)
+    path.chmod(mode)
+    return str(path)
+
+
+def test_setup_and_the_first_minute_lead_from_a_bundle_to_a_report(machine: Machine, peer: Peer) -> None:
+    done = machine.run("setup", "--bundle", bundle_file(machine))
+    assert done.returncode == 0, done.stderr
+    assert b"next: sudo penguindome-client enroll" in done.stdout
+    assert peer.server_key.certificate.fingerprint.encode() in done.stdout
+    assert machine.run("enroll").returncode == 0
+    assert machine.run("run").returncode == 0
+    assert peer.reports[0]["plugins"]["hello"] == {"said": "hello"}
+    assert stat.S_IMODE((machine.paths.client_state / "device.key").stat().st_mode) == 0o600
+    assert stat.S_IMODE((machine.paths.settings / "client.d/10-setup.yml").stat().st_mode) == 0o644
+
+
+def test_a_bundle_can_come_from_standard_input(machine: Machine) -> None:
+    done = machine.run("setup", "--bundle", "-", stdin=machine.peer.bundle().to_text().encode())
+    assert done.returncode == 0, done.stderr
+
+
+def test_setup_twice_keeps_the_device_key(machine: Machine) -> None:
+    machine.run("setup", "--bundle", bundle_file(machine))
+    key = (machine.paths.client_state / "device.key").read_bytes()
+    assert machine.run("setup", "--bundle", bundle_file(machine)).returncode == 0
+    assert (machine.paths.client_state / "device.key").read_bytes() == key
+
+
+def test_setup_of_an_enrolled_machine_leaves_no_enrolment_key_behind(enrolled: Machine) -> None:
+    done = enrolled.run("setup", "--bundle", bundle_file(enrolled))
+    assert b"enrolled already" in done.stdout
+    assert not (enrolled.paths.client_state / "enrolment.key").exists()
+
+
+def test_another_server_takes_force_and_forgets_what_was_for_the_old_one(enrolled: Machine, peer: Peer) -> None:
+    enrolled.run("collect")
+    other = peer.bundle(server_certificate=DeviceKey.generate("other").certificate.text)
+    refused = enrolled.run("setup", "--bundle", bundle_file(enrolled, other.to_text()))
+    assert refused.returncode == 2
+    assert b"--force" in refused.stderr
+    assert len(enrolled.client().spool.waiting()) == 1
+    done = enrolled.run("setup", "--force", "--bundle", bundle_file(enrolled, other.to_text()))
+    assert done.returncode == 0, done.stderr
+    assert enrolled.client().spool.waiting() == []
+    assert enrolled.client().state.enrolment == "new"
+    assert enrolled.client().state.sequence == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "said"),
+    [
+        ("{", 0o600, "not a usable enrolment bundle"), ("", 0o600, "not a usable"),
+        ("{}", 0o600, "another kind of file"),
+        ("x" * 2_000_000, 0o600, "larger than"),
+        (None, 0o644, "chmod 600"), (None, 0o620, "chmod 600"),
+    ],
+)  # fmt: skip
+def test_a_bundle_that_cannot_be_used_is_refused_in_one_line(
+    machine: Machine, text: str | None, mode: int, said: str
+) -> None:
+    done = machine.run("setup", "--bundle", bundle_file(machine, text, mode))
+    assert done.returncode in (1, 2)
+    assert said in done.stderr.decode()
+    assert len(done.stderr.decode().splitlines()) == 1
+    assert not (machine.paths.client_state / "device.key").exists()
+
+
+@pytest.mark.parametrize("name", ["ca_certificate", "server_certificate"])
+def test_a_bundle_with_a_damaged_certificate_is_refused(machine: Machine, name: str) -> None:
+    document = json.loads(machine.peer.bundle().to_text())
+    document[name] = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    done = machine.run("setup", "--bundle", bundle_file(machine, json.dumps(document)))
+    assert done.returncode in (1, 2)
+    assert name in done.stderr.decode()
+
+
+def test_a_missing_bundle_is_an_error_that_helps(machine: Machine) -> None:
+    done = machine.run("setup", "--bundle", "/no/such/file")
+    assert done.returncode == 2
+    assert b"enrolment export" in done.stderr
+
+
+def test_plain_http_beyond_this_machine_is_refused_unless_the_administrator_allows_it(machine: Machine) -> None:
+    text = machine.peer.bundle(server_url="http://penguindome.example.org").to_text()
+    done = machine.run("setup", "--bundle", bundle_file(machine, text))
+    assert done.returncode == 2
+    assert b"allow_plain_http" in done.stderr
+    machine.paths.settings.mkdir(parents=True, exist_ok=True)
+    (machine.paths.settings / "client.yml").write_text("allow_plain_http: true\n")
+    assert machine.run("setup", "--bundle", bundle_file(machine, text)).returncode == 0
+
+
+def test_setup_says_when_the_administrators_file_names_another_server(machine: Machine) -> None:
+    machine.paths.settings.mkdir(parents=True)
+    (machine.paths.settings / "client.yml").write_text("server.url: https://other.example.org\n")
+    done = machine.run("setup", "--bundle", bundle_file(machine))
+    assert "client.yml:1 says https://other.example.org" in done.stdout.decode()
+
+
+def test_a_waiting_machine_is_told_its_fingerprint(machine: Machine, peer: Peer) -> None:
+    peer.enrolment = {"status": "pending"}
+    machine.set_up()
+    done = machine.run("enroll")
+    assert done.returncode == 1
+    assert machine.client().identity.client_id.encode() in done.stdout
+    status = machine.run("status").stdout.decode()
+    assert "waits for approval" in status
+    assert machine.client().identity.client_id in status
