@@ -280,6 +280,25 @@ def test_all_threads_are_told_when_another_process_keeps_the_lock(impatient: Sql
     clients.insert({"_id": "A"})
 
 
+def test_a_thread_whose_turn_does_not_come_is_told_and_leaves_the_line(impatient: SqliteStore) -> None:
+    clients = impatient.collection("clients")
+    begun, ended = threading.Event(), threading.Event()
+
+    def dawdle() -> None:
+        begun.set()
+        ended.wait(30)
+
+    leader = threading.Thread(target=impatient.together, args=(dawdle,))
+    leader.start()
+    begun.wait(30)
+    with pytest.raises(StoreUnavailable, match="no turn within"):
+        clients.insert({"_id": "A"})
+    ended.set()
+    leader.join(30)
+    assert clients.count() == 0
+    clients.insert({"_id": "B"})
+
+
 @contextmanager
 def _small_disk(mount_point: Path, megabytes: int) -> Iterator[Path]:
     mount_point.mkdir()
@@ -428,8 +447,9 @@ def test_a_file_that_was_moved_away_takes_no_more_writes(embedded: SqliteStore, 
     file.rename(file.with_name("moved.sqlite"))
     if replaced:
         file.touch()
-    with pytest.raises(StoreUnavailable, match="was replaced" if replaced else "is gone"):
-        embedded.collection("clients").insert({"_id": "A"})
+    for call in (lambda: embedded.collection("clients").insert({"_id": "A"}), embedded.ping) * 2:
+        with pytest.raises(StoreUnavailable, match="was replaced" if replaced else "is gone"):
+            call()
 
 
 def test_ping_says_when_the_file_is_gone(embedded: SqliteStore, file: Path) -> None:
@@ -468,6 +488,7 @@ def test_a_field_that_a_later_schema_indexes_is_found(file: Path) -> None:
 
 def test_the_log_of_changes_stays_bounded(embedded: SqliteStore, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_writer, "WAL_BYTES", 1_000_000)
+    monkeypatch.setattr(sqlite_writer, "WAL_LOOK_COMMITS", 1)
     monkeypatch.setattr(sqlite_writer, "_WAL_RETRY_SECONDS", 0.0)
     clients, log = embedded.collection("clients"), file.with_name("store.sqlite-wal")
     with closing(sqlite3.connect(file, isolation_level=None)) as reader:

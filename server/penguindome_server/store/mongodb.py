@@ -12,7 +12,7 @@ from pymongo.errors import CollectionInvalid
 from pymongo.read_concern import ReadConcern
 
 from penguindome_server.store import Document, StoreError, StoreUnavailable
-from penguindome_server.store.mongodb_collection import MongoCollection, Wires
+from penguindome_server.store.mongodb_collection import Group, MongoCollection, Wires
 from penguindome_server.store.mongodb_connection import OPTIONS, PING_SECONDS, Guard, connect, parse_address
 from penguindome_server.store.schema import SCHEMA, CollectionSchema, Index
 
@@ -20,14 +20,6 @@ T = TypeVar("T")
 
 _DURABLE = WriteConcern(w="majority", j=True)
 _ACKNOWLEDGED = WriteConcern(w=1)
-
-
-class _Group:
-    """What a thread has done within `together`: whether it wrote, and which server, by which election, took it."""
-
-    def __init__(self) -> None:
-        self.has_written = False
-        self.primary = ""
 
 
 class MongoStore:
@@ -44,6 +36,7 @@ class MongoStore:
         self._guard = Guard(self._address, self._client)
         self._database = self._of(self._client, _DURABLE, "majority")
         self._quick_database = self._of(self._quick_client, _ACKNOWLEDGED, "local")
+        self._barrier = self._quick_database["server_state"].with_options(write_concern=_DURABLE)
         self._collections = {name: self._collection(collection) for name, collection in schema.items()}
         try:
             self.ping()
@@ -71,9 +64,9 @@ class MongoStore:
 
     def together(self, work: Callable[[], T]) -> T:
         """Run `work` with writes that the primary alone acknowledges, then wait until a majority has all on disk."""
-        if self._is_together():
+        if self._group() is not None:
             return work()
-        self._local.group = group = _Group()
+        self._local.group = group = Group()
         try:
             result = work()
         except StoreUnavailable:
@@ -115,15 +108,14 @@ class MongoStore:
 
     def _collection(self, schema: CollectionSchema) -> MongoCollection:
         durable, quick = self._database[schema.name], self._quick_database[schema.name]
-        return MongoCollection(schema, Wires(self._guard, durable, quick, self._is_together, self._stay))
+        last = quick.with_options(write_concern=_DURABLE)
+        return MongoCollection(schema, Wires(self._guard, durable, quick, last, self._group, self._stay))
 
-    def _is_together(self) -> bool:
-        return getattr(self._local, "group", None) is not None
+    def _group(self) -> Group | None:
+        return getattr(self._local, "group", None)
 
-    def _stay(self) -> None:
-        """Called before each write within `together`: one that a fail-over undid must not be followed by others."""
-        group: _Group = self._local.group
-        group.has_written = True
+    def _stay(self, group: Group) -> None:
+        """Refuse to go on after a fail-over: a write that it undid must not be followed by others."""
         description = self._quick_client.topology_description
         primary = next(
             (
@@ -137,13 +129,13 @@ class MongoStore:
             raise StoreUnavailable(f"MongoDB at {self.uri} has elected another primary")
         group.primary = primary
 
-    def _settle(self, group: _Group) -> None:
+    def _settle(self, group: Group) -> None:
         """Wait until all writes of this thread are durable: a write that changes nothing waits for those before it."""
-        if group.has_written:
-            self._stay()
+        if not group.is_durable:
+            self._stay(group)
             with self._guard.call():
-                self._database["server_state"].update_one({"_id": "barrier"}, {"$unset": {"barrier": ""}})
-            self._stay()
+                self._barrier.update_one({"_id": "barrier"}, {"$unset": {"barrier": ""}})
+            self._stay(group)
 
     def _prepare(self) -> None:
         with self._guard.call():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -35,28 +35,57 @@ _JSON_PER_BSON = 6
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
 
 
+class Group:
+    """What a thread has written within `Store.together`: whether all of it is durable, and which server, by which
+    election, took it.
+    """
+
+    def __init__(self) -> None:
+        self.is_durable = True
+        self.primary = ""
+
+
 @dataclass(frozen=True)
 class Wires:
-    """Two ways to one collection: `durable`, and `quick` for within `Store.together`, whose writes the primary alone
-    acknowledges and whose reads see them. `before_write` is called before each of those writes.
+    """The ways to one collection: `durable`; and for within `Store.together` `quick`, whose writes the primary alone
+    acknowledges and whose reads see them, and `last`, which waits until these and its own write are durable.
+
+    `group` says what the thread has done within `together` (None outside); `stay` is called before each write there,
+    and after the last: it raises StoreUnavailable when another primary was elected since the first.
     """
 
     guard: Guard
     durable: PyMongoCollection[Document]
     quick: PyMongoCollection[Document]
-    is_together: Callable[[], bool]
-    before_write: Callable[[], None]
+    last: PyMongoCollection[Document]
+    group: Callable[[], Group | None]
+    stay: Callable[[Group], None]
 
     def for_reading(self) -> PyMongoCollection[Document]:
         """The way for a read of this thread."""
-        return self.quick if self.is_together() else self.durable
+        return self.quick if self.group() else self.durable
 
     def for_writing(self) -> PyMongoCollection[Document]:
         """The way for a write of this thread."""
-        if not self.is_together():
+        group = self.group()
+        if group is None:
             return self.durable
-        self.before_write()
+        self.stay(group)
+        group.is_durable = False
         return self.quick
+
+    @contextmanager
+    def for_last_write(self) -> Iterator[PyMongoCollection[Document]]:
+        """The way for a write that usually is the last of a group, which saves waiting for durability apart from it."""
+        group = self.group()
+        if group is None:
+            yield self.durable
+            return
+        self.stay(group)
+        group.is_durable = False
+        yield self.last
+        self.stay(group)
+        group.is_durable = True
 
 
 class MongoCollection:
@@ -121,10 +150,9 @@ class MongoCollection:
         key, version = checked_key(document.get("_id"), self.name), checked_version(document)
         if parse_fields([field]) != (field,) or "." in field:
             raise StoreError(f"{self.name}: {field!r} cannot be cleared")
-        with self._call():
-            result = self._wires.for_writing().update_one(
-                {"_id": key, "_version": version}, _update({}, [field], version + 1)
-            )
+        expected: Filter = {"_id": key, "_version": version}
+        with self._call(), self._wires.for_last_write() as collection:
+            result = collection.update_one(expected, _update({}, [field], version + 1))
         if result.matched_count == 0:
             return False
         document.pop(field, None)

@@ -84,8 +84,7 @@ class SqliteStore:
 
     def ping(self) -> None:
         """Raise `StoreUnavailable` when the store cannot serve reads now."""
-        if not self.path.is_file():
-            raise StoreUnavailable(f"the store {self.path} is gone", hint="restart the server")
+        self.writer.refuse_another_file()
         self.read(lambda connection: connection.execute("SELECT count(*) FROM sqlite_master").fetchone())
 
     def close(self) -> None:

@@ -29,6 +29,7 @@ from penguindome_server.store.sqlite_connections import connect, errors_of, tran
 GROUP_SIZE = 32
 GROUP_SECONDS = 0.05
 WAL_BYTES = 64 << 20
+WAL_LOOK_COMMITS = 16
 _WAL_RETRY_SECONDS = 5.0
 
 T = TypeVar("T")
@@ -38,8 +39,9 @@ Work = Callable[[sqlite3.Connection], T]
 class _Job(Generic[T]):
     """One work, and where its outcome is put."""
 
-    def __init__(self, work: Work[T], *, atomic: bool, context: Context | None) -> None:
+    def __init__(self, work: Work[T], *, atomic: bool, context: Context | None, until: float) -> None:
         self.work = work
+        self.until = until
         self.atomic = atomic
         self.context = context
         self.settled = threading.Event()
@@ -61,6 +63,7 @@ class Writer:
 
     def __init__(self, path: Path, *, wait: float) -> None:
         self._path = path
+        self._log = Path(f"{path}-wal")
         self._wait = wait
         self._process = os.getpid()
         self._turn = _Turn(path)
@@ -91,7 +94,8 @@ class Writer:
         if connection is not None:
             with _savepoint(connection, needed=not atomic), errors_of(self._path):
                 return work(connection)
-        job = _Job(work, atomic=atomic, context=None if atomic else copy_context())
+        context = None if atomic else copy_context()
+        job = _Job(work, atomic=atomic, context=context, until=time.monotonic() + self._wait)
         if not self._lead_or_wait(job):
             return job.outcome()
         try:
@@ -119,13 +123,25 @@ class Writer:
                 self._busy = True
                 return True
             self._queue.append(job)
-        if not job.settled.wait(self._wait):
-            with self._mutex:
-                if job in self._queue:
-                    self._queue.remove(job)
+        try:
+            if not job.settled.wait(self._wait):
+                if self._withdraw(job):
                     raise StoreUnavailable(f"the store {self._path} is busy: no turn within {self._wait:g} s")
-            job.settled.wait()
+                job.settled.wait()
+        except BaseException:
+            # An interrupted thread must not stay in line: it would be given the lead, and nobody would take it.
+            if not self._withdraw(job) and job.leads:
+                self._hand_over()
+            raise
         return job.leads
+
+    def _withdraw(self, job: _Job[Any]) -> bool:
+        """Take a job out of the line; False when it is not there: done, being done, or given the lead."""
+        with self._mutex:
+            if job in self._queue:
+                self._queue.remove(job)
+                return True
+        return False
 
     def _hand_over(self) -> None:
         with self._mutex:
@@ -140,8 +156,8 @@ class Writer:
     def _lead(self, own: _Job[Any]) -> None:
         group = [own]
         try:
-            with self._turn.taken(self._wait):
-                connection = self._begin()
+            with self._turn.taken(own.until):
+                connection = self._begin(own.until)
                 self._fill(connection, group)
                 self._commit(connection)
                 self._bound_wal(connection)
@@ -185,14 +201,15 @@ class Writer:
                 raise StoreUnavailable(job.error.message, hint=job.error.hint) from job.error
             raise StoreUnavailable(f"the store {self._path} lost a transaction") from job.error
 
-    def _begin(self) -> sqlite3.Connection:
-        self._refuse_another_file()
+    def _begin(self, until: float) -> sqlite3.Connection:
+        self.refuse_another_file()
         if self._connection is None:
             self._connection = connect(self._path, wait=self._wait)
             status = self._path.stat()
             self._inode = status.st_dev, status.st_ino
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
+            with _busy_timeout(self._connection, until - time.monotonic(), usually=self._wait):
+                self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             self._drop_connection()
             raise translated(error, self._path) from error
@@ -218,9 +235,9 @@ class Writer:
         if connection is not None:
             connection.close()
 
-    def _refuse_another_file(self) -> None:
-        """A file that was moved away or replaced would take writes that nobody finds again."""
-        if self._connection is None:
+    def refuse_another_file(self) -> None:
+        """Raise StoreUnavailable when the file was moved away or replaced: nobody would find what is written to it."""
+        if self._inode is None:
             return
         try:
             status = self._path.stat()
@@ -229,13 +246,14 @@ class Writer:
             reason = "was replaced"
         except OSError as error:
             reason = f"is gone ({error.strerror})"
-        self._drop_connection()
         raise StoreUnavailable(f"the store {self._path} {reason} while it was in use", hint="restart the server")
 
     def _bound_wal(self, connection: sqlite3.Connection) -> None:
         """Readers that overlap for ever keep SQLite from starting the log over: then wait for them, briefly."""
+        if self.commits % WAL_LOOK_COMMITS:
+            return
         try:
-            if Path(f"{self._path}-wal").stat().st_size < WAL_BYTES:
+            if self._log.stat().st_size < WAL_BYTES:
                 return
         except OSError:
             return
@@ -243,12 +261,23 @@ class Writer:
         if now - self._wal_checked > _WAL_RETRY_SECONDS:
             self._wal_checked = now
             try:
-                connection.execute("PRAGMA busy_timeout = 200")
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                with _busy_timeout(connection, 0.2, usually=self._wait):
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             except sqlite3.Error:
                 return  # what was to be kept is committed; the log is only longer than it need be
-            finally:
-                connection.execute(f"PRAGMA busy_timeout = {int(self._wait * 1000)}")
+
+
+@contextmanager
+def _busy_timeout(connection: sqlite3.Connection, seconds: float, *, usually: float) -> Iterator[None]:
+    """Let SQLite wait for others no longer than this, if that is much less than it usually waits."""
+    if seconds > usually * 0.9:
+        yield
+        return
+    connection.execute(f"PRAGMA busy_timeout = {max(1, int(seconds * 1000))}")
+    try:
+        yield
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {int(usually * 1000)}")
 
 
 @contextmanager
@@ -288,10 +317,9 @@ class _Turn:
             raise StoreUnavailable(f"the store {path} cannot be locked: {error}", hint=hint) from error
 
     @contextmanager
-    def taken(self, wait: float) -> Iterator[None]:
-        """Hold the turn. Raises StoreUnavailable when it does not come in time."""
+    def taken(self, until: float) -> Iterator[None]:
+        """Hold the turn. Raises StoreUnavailable when it does not come until that moment (of `time.monotonic`)."""
         queue, lock = self._descriptors
-        until = time.monotonic() + wait
         self._take(queue, until)
         try:
             self._take(lock, until)
