@@ -4,7 +4,7 @@ Rules, in order (the first that is broken decides the answer, and nothing before
 split and looked up):
 1. Body and form: limits, exactly the fields `data` and `signature` (see `forms`): `too-large`, `malformed`.
 2. `signature` is an armoured detached signature that names a key: `bad-signature`. That key is a client's:
-   `unknown-client`.
+   `unknown-client`. Its certificate has not come to an end: `bad-signature`.
 3. The signature is right, over exactly the bytes of `data`, by that client's certificate: `bad-signature`; or
    `clock-skew` when it says that it was made in the future, which no library will verify.
 4. The client is enrolled: `pending`, `rejected`, `revoked`.
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from penguindome.errors import SignatureError
+from penguindome.errors import KeyMaterialError, SignatureError
 from penguindome.openpgp import Certificate, ClockSkew, issuer_fingerprint
 from penguindome_server.forms import read_form, require_fields
 from penguindome_server.identities import Identities, Identity
@@ -86,7 +86,10 @@ def signature_issuer(signature: bytes) -> str:
 
 
 def _signer(data: bytes, signature: bytes, identities: Identities, now: datetime) -> Identity:
-    identity = identities.find(signature_issuer(signature))
+    try:
+        identity = identities.find(signature_issuer(signature))
+    except KeyMaterialError as error:
+        raise Refusal("bad-signature", "the certificate of this client has expired or was revoked") from error
     if identity is None:
         raise Refusal("unknown-client", "the key of this signature is not enrolled here")
     require_signature(identity.certificate, data, signature, now)

@@ -204,12 +204,12 @@ _LIMITS = (
         description="The largest request body, also after decompression.",
     ),
     Setting(
-        name="limits.depth", kind=int, default=32, minimum=4, maximum=200, description="How deeply a report may nest."
+        name="limits.depth", kind=int, default=32, minimum=4, maximum=48, description="How deeply a report may nest."
     ),
     Setting(
         name="limits.keys",
         kind=int,
-        default=50_000,
+        default=100_000,
         minimum=100,
         description="How many keys and values a report may hold.",
     ),

@@ -43,7 +43,7 @@ class Limits:
     """The limits of the walk."""
 
     depth: int = 32
-    keys: int = 50_000
+    keys: int = 100_000
     key_length: int = 256
 
 

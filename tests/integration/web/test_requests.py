@@ -7,6 +7,7 @@ from __future__ import annotations
 import gzip
 import secrets
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -225,7 +226,7 @@ ATTACKS: list[tuple[str, Attack, int, str]] = [
     ("a NUL", _report(plugins={"x": "\0"}), 422, "invalid"),
     ("half a surrogate pair", _commands(r'{"x":"\ud800"}'), 422, "invalid"),
     ("a key of 10 kB", _report(plugins={"x" * 10_000: 1}), 422, "invalid"),
-    ("60,000 values", _report(plugins={"x": [0] * 60_000}), 422, "invalid"),
+    ("120,000 values", _report(plugins={"x": [0] * 120_000}), 422, "invalid"),
     ("an operator for a host name", _report(hostname={"$gt": ""}), 422, "invalid"),
     ("no host name", _report(hostname=None), 422, "invalid"),
     ("an empty host name", _report(hostname=""), 422, "invalid"),
@@ -296,3 +297,15 @@ def test_too_many_or_long_headers_are_refused_in_json(shared_server: Server, hea
 def test_the_health_check_tells_nothing_but_ok(shared_server: Server) -> None:
     answer = requests.get(f"{shared_server.url}{PREFIX}healthz", timeout=10)
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+def test_simultaneous_first_reports_of_many_machines_all_succeed(shared_server: Server) -> None:
+    devices = [shared_server.device(f"first-{secrets.token_hex(6)}") for _ in range(60)]
+
+    def begin(device: Device) -> tuple[int, int]:
+        return device.enroll().status_code, device.submit().status_code
+
+    with ThreadPoolExecutor(30) as pool:
+        assert set(pool.map(begin, devices)) == {(200, 200)}
+    for device in devices:
+        assert shared_server.client(device.client_id)["sequence"] == 1

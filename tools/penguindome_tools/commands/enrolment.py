@@ -92,9 +92,11 @@ def export(context: Context, *, file: str, with_token: bool, lifetime: timedelta
 def token(context: Context, *, lifetime: timedelta) -> None:
     """Make a token that enrols one machine at once, and print it. It is not shown again.
 
+    For tools that write bundles themselves, into the field `token`; `enrolment export --token` does both.
+
     \b
     Example:
-      penguindome enrolment token --expires 2d > token && penguindome-client setup --bundle FILE --token-file token
+      penguindome enrolment token --expires 2d > token.txt
     """
     click.echo(create_token(context.store, who=context.who, now=context.clock(), lifetime=lifetime))
 
