@@ -94,7 +94,7 @@ def show_findings(site: ScratchSite) -> None:
     issues = json.loads(site.command("penguindome", "issues", "list", "--all", "--json"))
     click.secho(f"\n{len(issues)} problems were found on this machine:", bold=True)
     for issue in issues:
-        click.echo(f"\n{safe(issue['severity'])}: {safe(issue['name'])}: {safe(issue['description'])}")
+        click.echo(f"\n{safe(issue['severity'])}: {safe(issue['issue'])}: {safe(issue['description'])}")
         for line in issue["remedy"].splitlines():
             click.echo(f"    {safe(line)}")
 

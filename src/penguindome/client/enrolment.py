@@ -43,9 +43,7 @@ def ask(client: Client) -> str:
         return {**fields, "token": token} if token else fields
 
     try:
-        answer = client.exchange.ask(
-            "enroll", body, signer.sign, more=lambda data: {"device_signature": device.sign(data)}
-        )
+        answer = client.exchange.ask("enroll", body, signer.sign, more={"device_signature": device.sign})
         _check(answer, identity.client_id)
     except PenguinDomeError as error:
         note_failure(state, error, now=client.clock(), seed=identity.client_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from penguindome import json
 from penguindome.client import backoff
@@ -15,10 +15,20 @@ from penguindome.errors import PenguinDomeError
 from penguindome.times import Clock
 
 Body = Callable[[datetime], Mapping[str, Any]]
-Sign = Callable[[bytes], bytes]
+
+
+class Sign(Protocol):
+    """How a key signs: `DeviceKey.sign`."""
+
+    def __call__(self, data: bytes, *, at: datetime | None = None) -> bytes:
+        """A signature over `data`, made now, or as of another time."""
+
 
 # Offsets below this are the time that an answer takes, or nothing to care about.
 NEGLIGIBLE_OFFSET = 1.0
+# A signature carries the time when it was made. The library that verifies it lets pass half an hour of the future;
+# from here on signatures are made as of the server's time, which costs a gpg process each.
+SIGNING_OFFSET = 1200.0
 
 
 class Exchange:
@@ -30,11 +40,9 @@ class Exchange:
         self._hostname = hostname
         self._clock = clock
 
-    def ask(
-        self, endpoint: str, body: Body, sign: Sign, *, more: Callable[[bytes], Mapping[str, bytes]] | None = None
-    ) -> dict[str, Any]:
-        """Send `body(sent_at)` to `endpoint`, signed, and return the answer; `more` makes further form fields of the
-        signed bytes.
+    def ask(self, endpoint: str, body: Body, sign: Sign, *, more: Mapping[str, Sign] | None = None) -> dict[str, Any]:
+        """Send `body(sent_at)` to `endpoint`, signed, and return the answer; `more` are further form fields, each a
+        signature over the same bytes.
 
         A refusal because of the clock is answered once, at once, with the server's time. Raises ServerError.
         """
@@ -46,13 +54,13 @@ class Exchange:
             self._learn_offset(refusal.server_time)
         return self._send(endpoint, body, sign, more)
 
-    def _send(
-        self, endpoint: str, body: Body, sign: Sign, more: Callable[[bytes], Mapping[str, bytes]] | None
-    ) -> dict[str, Any]:
+    def _send(self, endpoint: str, body: Body, sign: Sign, more: Mapping[str, Sign] | None) -> dict[str, Any]:
         sent_at = self._clock() + timedelta(seconds=self._state.clock_offset)
         document = {**body(sent_at), "hostname": self._hostname, "request": endpoint, "sent_at": sent_at}
         data = json.dumps(document).encode()
-        fields = {"data": data, "signature": sign(data), **(more(data) if more else {})}
+        at = sent_at if abs(self._state.clock_offset) > SIGNING_OFFSET else None
+        signatures = {name: each(data, at=at) for name, each in {"signature": sign, **(more or {})}.items()}
+        fields = {"data": data, **signatures}
         return self._transport.post(endpoint, fields)
 
     def _learn_offset(self, server_time: datetime) -> None:
