@@ -6,7 +6,7 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from penguindome_server.answers import Answer, json_answer
-from penguindome_server.endpoints import Endpoints, incident
+from penguindome_server.api.endpoints import Endpoints, incident
 from penguindome_server.services import Services
 from penguindome_server.web import Web
 
