@@ -33,7 +33,7 @@ def engines(mongod: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Ite
     name = f"equality_{uuid.uuid4().hex[:12]}"
     with closing(open_store(f"sqlite://{file}")) as embedded, closing(open_store(mongod.uri(name))) as mongodb:
         yield embedded, mongodb
-        mongodb._client.drop_database(name)  # type: ignore[attr-defined]
+        mongodb._client.drop_database(name)
 
 
 moments = st.sampled_from([NOON, NOON + timedelta(milliseconds=1), datetime(1969, 12, 31, 23, 59, 59, 999000, UTC)])

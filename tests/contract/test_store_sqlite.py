@@ -70,7 +70,7 @@ def _in_one_group(store: SqliteStore, works: list[Callable[[], Any]]) -> list[An
     for number in range(len(works)):
         threads.append(threading.Thread(target=run, args=(number,)))
         threads[-1].start()
-        _wait_until(lambda expected=number + 1: len(store.writer._queue) == expected)  # type: ignore[misc]
+        _wait_until(lambda expected=number + 1: len(store.writer._queue) == expected)
     queued.set()
     for thread in threads:
         thread.join(30)

@@ -16,7 +16,7 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> Changes | None:
 
 def test_a_swap_writes_only_the_parts_that_are_not_shared() -> None:
     before = {"plugins": {"a": {"x": [1]}, "b": [1, 2], "gone": 1}, "hostname": "h", "n": 1000, "old": None}
-    after = {"plugins": {"a": before["plugins"]["a"], "b": [1], "new": {}}, "hostname": "h", "n": 1001, "fresh": True}  # type: ignore[index]
+    after = {"plugins": {"a": before["plugins"]["a"], "b": [1], "new": {}}, "hostname": "h", "n": 1001, "fresh": True}
     changes = _changes(before, after)
     assert changes is not None
     assert changes.written == {"plugins.b": [1], "plugins.new": {}, "n": 1001, "fresh": True}
