@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import ClassVar
 
+from penguindome import json
 from penguindome.errors import PenguinDomeError
 from penguindome_server import outbox
 from penguindome_server.checks import CheckSet
@@ -13,9 +14,16 @@ from penguindome_server.reception import Surroundings, needs_stored_packages, pl
 from penguindome_server.reports import Limits, Receipt, Report
 from penguindome_server.store import Document, Store, StoreUnavailable
 
-__all__ = ["Limits", "NotEnrolled", "Receipt", "Report", "UnknownClient", "receive"]
+__all__ = ["Limits", "NotEnrolled", "Receipt", "Report", "TooLarge", "UnknownClient", "receive"]
 
 ATTEMPTS = 100
+
+# The store takes documents of 1 MB. What is left is for what the server itself notes about a client: an administrator
+# must be able to revoke one whose reports are as large as can be.
+DOCUMENT_BYTES = 960 * 1024
+# No report of fewer bytes can make a larger document, even when each of its numbers and keys is stored in its longest
+# form; so those of every day are not measured.
+MEASURED_FROM = 96 * 1024
 
 
 class UnknownClient(PenguinDomeError):
@@ -34,6 +42,12 @@ class NotEnrolled(PenguinDomeError):
         self.state = state
 
 
+class TooLarge(PenguinDomeError):
+    """The client's document would become larger than the server keeps."""
+
+    code: ClassVar[str] = "too-large"
+
+
 def receive(
     store: Store, checks: CheckSet, client_id: str, report: Report, *, address: str, now: datetime, limits: Limits
 ) -> Receipt:
@@ -44,8 +58,8 @@ def receive(
     without storing it again; compare with the last report, evaluate the checks, and write down document and outbox
     in one compare-and-swap; then trail, packages and issues.
 
-    Raises UnknownClient, NotEnrolled, StoreUnavailable. After an exception the report may have been stored or not:
-    the client sends it again.
+    Raises UnknownClient, NotEnrolled and TooLarge, when nothing is stored; StoreUnavailable. After the last, the report
+    may have been stored or not: the client sends it again.
     """
     token = new_token()
     for _ in range(ATTEMPTS):
@@ -57,9 +71,19 @@ def receive(
         if report.report_id in before.get("recent_reports", ()):
             return Receipt(before["exchange"]["token"], duplicate=True)
         surroundings = Surroundings(address, now, token, limits, _stored_packages(store, before, report))
-        if outbox.write(store, before, plan(before, report, checks, surroundings)):
+        after = plan(before, report, checks, surroundings)
+        if report.size >= MEASURED_FROM:
+            _require_room(after)
+        if outbox.write(store, before, after):
             return Receipt(token, duplicate=False)
     raise StoreUnavailable(f"client {client_id} is being changed by others all the time")
+
+
+def _require_room(after: Document) -> None:
+    """Raise TooLarge unless the document will be within the limit once its outbox is cleared."""
+    size = len(json.dumps({name: value for name, value in after.items() if name != outbox.FIELD}))
+    if size > DOCUMENT_BYTES:
+        raise TooLarge(f"this report makes a document of {size} bytes, more than {DOCUMENT_BYTES} are not kept")
 
 
 def _stored_packages(store: Store, before: Document, report: Report) -> Document | None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from penguindome import json
+from penguindome.times import isoformat
 from penguindome_server import exchange, packages
 from penguindome_server.checks import CheckSet
 from penguindome_server.compare import Change, compare_plugins, failed, same
@@ -20,11 +22,12 @@ from penguindome_server.evaluation import checks_digest, evaluate
 from penguindome_server.issue_kinds import CLONED_CLIENT, KINDS, NOT_REPORTING, PLUGIN_FAILED, TRAIL_LIMIT
 from penguindome_server.reports import Limits, Report
 from penguindome_server.store import Document
-from penguindome_server.trail import Limited, limited
+from penguindome_server.trail import Limited, limited, shortened
 
 RECENT_REPORTS = 20
 PREVIOUS_HOSTNAMES = 20
 KEPT_COMMANDS = 50
+KEPT_COMMAND_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -110,16 +113,33 @@ def _plugins(before: Document, report: Report) -> Document:
 
 
 def _commands(before: Document, report: Report, collected_at: datetime, now: datetime) -> Document:
-    """The outputs of one-time commands, each with its time; the newest `KEPT_COMMANDS` of them."""
+    """The outputs of one-time commands, each with its time; the newest `KEPT_COMMANDS` of them that take no more than
+    `KEPT_COMMAND_BYTES` together, so that large outputs cannot fill the document by and by. Of a new one that is too
+    large there is `{"sha256", "bytes", "shortened": true}`, as in the trail.
+    """
     old: Document = before.get("commands", {})
     if not report.commands:
         return old
+    times = {"collected_at": collected_at, "reported_at": now}
+    # A name that ends in `_at` may have brought a time, which `output` is no key for.
     fresh = {
-        name: {"output": output, "collected_at": collected_at, "reported_at": now}
+        name: {"output": isoformat(output) if isinstance(output, datetime) else output, **times}
         for name, output in report.commands.items()
     }
-    kept = {name: command for name, command in old.items() if name not in fresh} | fresh
-    return dict(list(kept.items())[-KEPT_COMMANDS:])
+    everything = {name: command for name, command in old.items() if name not in fresh} | fresh
+    kept: list[tuple[str, Any]] = []
+    room = KEPT_COMMAND_BYTES
+    for name, command in reversed(list(everything.items())[-KEPT_COMMANDS:]):
+        size = len(json.dumps(command))
+        if size > room and name in fresh:
+            shown = {"output": shortened(command["output"]), **times}
+            kept.append((name, shown))
+        elif size > room:
+            break
+        else:
+            room -= size
+            kept.append((name, command))
+    return dict(reversed(kept))
 
 
 def _packages(before: Document, report: Report, after: Document, stored: Document | None) -> Document | None:

@@ -29,6 +29,8 @@ _TYPES: Mapping[str, type] = {
 class Report:
     """A report, as its signature and its form have been checked. Raises InvalidData when a value is of another type,
     so that no object of JSON can reach a search as an operator.
+
+    `size` is the bytes of JSON that it came as.
     """
 
     report_id: str
@@ -39,6 +41,7 @@ class Report:
     plugins: dict[str, Any]
     commands: dict[str, Any]
     exchange_token: str | None
+    size: int = 0
 
     def __post_init__(self) -> None:
         for name, expected in _TYPES.items():

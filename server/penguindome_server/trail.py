@@ -89,5 +89,14 @@ def _value(value: Any) -> tuple[Any, int]:
     text = value if isinstance(value, str) else json.dumps(value)
     if len(text) <= LONGEST_VALUE:
         return value, len(text)
+    return _digest(text), 128
+
+
+def shortened(value: Any) -> Document:
+    """What stands for a value that is too long to keep."""
+    return _digest(value if isinstance(value, str) else json.dumps(value))
+
+
+def _digest(text: str) -> Document:
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-    return {"sha256": digest, "bytes": len(text), "shortened": True}, 128
+    return {"sha256": digest, "bytes": len(text), "shortened": True}

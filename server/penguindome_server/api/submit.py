@@ -33,12 +33,14 @@ def view(web: Web, environ: Mapping[str, Any]) -> dict[str, Any]:
         now=now,
     )
     client_id = message.identity.client_id
+    # All of it is looked at before any is stored: what is refused was not taken, and its client sets it aside.
+    report, holds = _report(message), held(message.data)
     try:
         receipt = clients.receive(
             services.store,
             services.checks,
             client_id,
-            _report(message),
+            report,
             address=web.peers.address(environ),
             now=now,
             limits=web.report_limits,
@@ -51,7 +53,7 @@ def view(web: Web, environ: Mapping[str, Any]) -> dict[str, Any]:
     except clients.UnknownClient as error:
         raise Refusal("unknown-client", "this client is not known any more") from error
     web.metrics.report_received(duplicate=receipt.duplicate)
-    update = news(services.store, services.manifest, web.open_deliveries, client_id, held(message.data), now=now)
+    update = news(services.store, services.manifest, web.open_deliveries, client_id, holds, now=now)
     return {"status": "ok", "exchange_token": receipt.exchange_token, "update": update}
 
 
