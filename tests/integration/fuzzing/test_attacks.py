@@ -485,3 +485,16 @@ def test_attack_is_refused(target: Target, attack: Attack, status: int, code: st
 
 def test_a_good_report_is_taken_after_all_that(target: Target) -> None:
     assert target.device.submit().status_code == 200
+
+
+def test_large_outputs_of_commands_do_not_pile_up_until_reports_are_refused(any_target: Target) -> None:
+    device = any_target.server.enrolled(f"talkative-{secrets.token_hex(4)}")
+    for number in range(8):
+        assert device.submit(commands={f"command-{number}": "x" * 900_000}).status_code == 200
+    for number in range(8):
+        assert device.submit(commands={f"small-{number}": "x" * 60_000}).status_code == 200
+    kept = any_target.server.client(device.client_id)["commands"]
+    assert "small-7" in kept
+    assert len(json.dumps(kept)) < 300_000
+    assert device.submit(plugins={"large": "x" * 500_000}).status_code == 200
+    revoke(any_target.server.store, device.client_id, who="test", now=utc_now())
