@@ -49,7 +49,7 @@ def _run(command: Sequence[str]) -> tuple[int, str]:
 def main() -> int:
     """Run them all; 0 when none complains."""
     shells = sorted(str(path.relative_to(CHECKOUT)) for path in shell_files(CHECKOUT))
-    linters = {**LINTERS, f"shellcheck ({len(shells)} files)": ("shellcheck", *shells)}
+    linters = {**LINTERS, f"shellcheck ({len(shells)} files)": ("shellcheck", "--external-sources", *shells)}
     failed = 0
     with ThreadPoolExecutor(2) as pool:
         for name, (status, output) in zip(linters, pool.map(_run, linters.values()), strict=True):
