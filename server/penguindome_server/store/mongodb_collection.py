@@ -22,7 +22,15 @@ from penguindome_server.store.documents import encoded, indexed_values, projecte
 from penguindome_server.store.mongodb_connection import OPTIONS, Guard
 from penguindome_server.store.mongodb_statements import Filter, both, filter_of, position_of, sort_of
 from penguindome_server.store.paging import Position, stream
-from penguindome_server.store.rules import checked, checked_changes, checked_key, checked_version, explain, field_value
+from penguindome_server.store.rules import (
+    Changes,
+    checked,
+    checked_changes,
+    checked_key,
+    checked_version,
+    explain,
+    field_value,
+)
 from penguindome_server.store.schema import CollectionSchema
 
 UPDATE_SECONDS = 20.0
@@ -128,10 +136,13 @@ class MongoCollection:
 
     def replace(self, before: Document, after: Document) -> bool:
         """Compare and swap by the `_version` of `before`; sends only the parts that changed."""
+        return self._swap(before, after, checked_changes(before, after, self._schema))
+
+    def _swap(self, before: Document, after: Document, changes: Changes | None) -> bool:
+        """Write `after` over `before`: by its changes if they are given."""
         key, version = checked_key(before.get("_id"), self.name), checked_version(before)
         if after.get("_id") != key:
             raise StoreError(f"{self.name}: {key!r} cannot become {after.get('_id')!r}")
-        changes = checked_changes(before, after, self._schema)
         self._check_size(after)
         expected: Filter = {"_id": key, "_version": version}
         with self._call():
@@ -245,7 +256,8 @@ class MongoCollection:
         if after.setdefault("_id", key) != key:
             raise StoreError(f"{self.name}: {key!r} cannot become {after['_id']!r}")
         if before is not None:
-            return Updated(before, after) if self.replace(before, after) else None
+            # It was made of another copy, so that nothing is shared whose writing could be spared.
+            return Updated(before, after) if self._swap(before, after, None) else None
         try:
             self.insert(after)
         except DuplicateKey:

@@ -95,11 +95,14 @@ class SqliteCollection:
 
     def replace(self, before: Document, after: Document) -> bool:
         """Compare and swap by the `_version` of `before`."""
+        return self._swap(before, after, checked_changes(before, after, self._schema))
+
+    def _swap(self, before: Document, after: Document, changes: Changes | None) -> bool:
+        """Write `after` over `before`: by its changes if they are given."""
         version = checked_version(before)
         key = checked_key(before.get("_id"), self.name)
         if after.get("_id") != key:
             raise StoreError(f"{self.name}: {key!r} cannot become {after.get('_id')!r}")
-        changes = checked_changes(before, after, self._schema)
         columns, values = self._changed_columns(before, after)
         done = changes is not None and self._replace_parts(before, after, changes, columns, values)
         if not done and not self._replace_whole(before, after, columns, values):
@@ -212,7 +215,8 @@ class SqliteCollection:
         if after.setdefault("_id", key) != key:
             raise StoreError(f"{self.name}: {key!r} cannot become {after['_id']!r}")
         if before is not None:
-            return Updated(before, after) if self.replace(before, after) else None
+            # It was made of another copy, so that nothing is shared whose writing could be spared.
+            return Updated(before, after) if self._swap(before, after, None) else None
         try:
             self.insert(after)
         except DuplicateKey:
