@@ -113,7 +113,8 @@ def audit(store: Store, checks: CheckSet, settings: AuditSettings, *, now: datet
     survey = _survey(store, checks, settings, opened, pending, now)
     changed = _settle_all(store, survey.unfinished)
     findings = Findings(checks, settings.not_reporting_after, pending, now)
-    changed += _in_batches(store, survey.to_change, lambda client_id: audit_changes.change(store, client_id, findings))
+    for batch in _batches(survey.to_change):
+        changed += audit_changes.change_many(store, batch, findings, opened)
     changed += _close_gone(store, survey, opened, now)
     changed += _settle_duplicates(store, survey, opened, now)
     changed += _refresh(store, survey, listed)

@@ -44,23 +44,54 @@ class Findings:
         return min(times, default=None)
 
     def concern(self, client: Document, opened: Mapping[str, str], digest: str) -> bool:
-        """Whether this enrolled client needs a closer look: `opened` has its open issues' names and sources."""
+        """Whether this enrolled client needs a closer look.
+
+        `opened` has its open issues' names and sources, `digest` is that of the checks.
+        """
         if (self.silent_since(client) is not None) != (NOT_REPORTING in opened and _ours(opened[NOT_REPORTING])):
             return True
         if (self.waiting_since(client) is not None) != (PENDING_PATCHES in opened and _ours(opened[PENDING_PATCHES])):
             return True
         if not client.get("reported_at"):
             return False
+        if client.get("checks_digest") != digest:
+            return True
         failing = client.get("failing", [])
-        return (
-            client.get("checks_digest") != digest
-            or any(name not in opened for name in failing)
-            or any(source == "check" and name not in failing for name, source in opened.items())
+        return any(name not in opened for name in failing) or any(
+            source == "check" and name not in failing for name, source in opened.items()
         )
 
 
+Opened = Mapping[str, Mapping[str, str]]
+"""For each client, the names of its open issues with their sources."""
+
+
+def change_many(store: Store, client_ids: Sequence[str], findings: Findings, opened: Opened) -> int:
+    """Bring these clients and their issues to what the findings say; returns how many had to be changed.
+
+    `opened` may be a little old: opening what is open, and closing what is closed, does nothing.
+    """
+    plans = []
+    again = []
+    for client in store.collection("clients").find({"_id": {"$in": list(client_ids)}}):
+        if client.get(outbox.FIELD):
+            again.append(client["_id"])
+            continue
+        names = opened.get(client["_id"], {})
+        after = _audited(client, findings, names, _forgotten_names(store, client, names))
+        if after is not None:
+            plans.append((client, after))
+
+    def work() -> list[str]:
+        return [before["_id"] for before, after in plans if not outbox.write(store, before, after)]
+
+    # Who was changed by somebody else meanwhile is looked at anew.
+    again += store.together(work) if plans else []
+    return len(plans) + sum(change(store, client_id, findings) for client_id in again)
+
+
 def change(store: Store, client_id: str, findings: Findings) -> bool:
-    """Bring a client and its issues to what the findings say; False if there was nothing to do."""
+    """Bring one client and its issues to what the findings say; False if there was nothing to do."""
     opened = {issue["name"]: issue["source"] for issue in open_issues(store, client_id)}
 
     def audited(client: Document) -> Document | None:

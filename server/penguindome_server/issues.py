@@ -84,20 +84,18 @@ class Grace:
         self._checks = checks
         self._business = business
         self._now = now
-        self._periods: dict[str, timedelta] = {}
+        self._over_since: dict[str, datetime] = {}
 
     def covers(self, issue: Document) -> bool:
         """Whether this issue is still in grace."""
         if issue["state"] != "open" or issue["source"] == MANUAL:
             return False
-        period = self._period(issue["name"])
-        return period > timedelta(0) and self._business.elapsed(issue["first_seen_at"], self._now) < period
-
-    def _period(self, name: str) -> timedelta:
-        if name not in self._periods:
+        name = issue["name"]
+        if name not in self._over_since:
             known = described(self._checks, name)
-            self._periods[name] = known.grace_period if known else timedelta(0)
-        return self._periods[name]
+            self._over_since[name] = self._business.subtract(self._now, known.grace_period if known else timedelta(0))
+        over: bool = issue["first_seen_at"] <= self._over_since[name]
+        return not over
 
 
 def list_issues(

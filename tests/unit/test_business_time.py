@@ -126,6 +126,21 @@ def test_adding_gives_the_first_moment_at_which_that_much_has_passed(
         assert calendar.elapsed(since, moment - timedelta(microseconds=1)) < duration
 
 
+@given(CALENDARS, MOMENTS, MOMENTS, st.timedeltas(timedelta(0), timedelta(days=40)))
+def test_subtracting_tells_since_when_that_much_has_passed(
+    calendar: BusinessTime, since: datetime, until: datetime, duration: timedelta
+) -> None:
+    limit = calendar.subtract(until, duration)
+    assert limit <= until
+    assert calendar.elapsed(limit, until) == duration
+    if since <= until:
+        assert (calendar.elapsed(since, until) >= duration) == (since <= limit)
+
+
+def test_subtracting_more_than_there_is_ends_in_1970() -> None:
+    assert OFFICE.subtract(berlin(2026, 11, 23, 12), timedelta(days=40_000)).year == 1970
+
+
 @settings(max_examples=40)
 @given(CALENDARS, MOMENTS, st.integers(1, 5))
 def test_it_agrees_with_counting_quarters_of_an_hour(calendar: BusinessTime, since: datetime, days: int) -> None:
