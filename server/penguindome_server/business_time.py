@@ -115,7 +115,7 @@ class BusinessTime:
     def subtract(self, until: datetime, duration: timedelta) -> datetime:
         """The latest moment (UTC) since which `duration` of business time has passed at `until`.
 
-        So `elapsed(since, until) >= duration` is `since <= subtract(until, duration)`, which is quicker for many `since`.
+        So `elapsed(since, until) >= duration` is `since <= subtract(until, duration)`: quicker for many `since`.
         Not before 1970.
         """
         end = until.astimezone(timezone.utc)
