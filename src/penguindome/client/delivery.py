@@ -106,10 +106,11 @@ def _conclude(client: Client, result: Delivery, error: PenguinDomeError | None) 
 
 
 def _send(client: Client, entry: Entry) -> dict[str, Any]:
-    state, report = client.state, client.spool.read(entry)
+    state, report, held = client.state, client.spool.read(entry), updates.holdings(client)
 
     def body(sent_at: datetime) -> dict[str, Any]:
-        return reports.submission(report, state.exchange_token, now=client.clock(), sent_at=sent_at)
+        submission = reports.submission(report, state.exchange_token, now=client.clock(), sent_at=sent_at)
+        return {**submission, **held}
 
     answer = client.exchange.ask("submit", body, client.identity.device_key.sign)
     token = answer.get("exchange_token")

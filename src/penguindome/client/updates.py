@@ -20,20 +20,25 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 
+def holdings(client: Client) -> dict[str, Any]:
+    """What this client has, for the server to say what is newer: with a poll, and with each report."""
+    held = _held(client)
+    return {"old_release": held.release if held else 0, "manifest_sha256": held.sha256 if held else None}
+
+
 def ask(client: Client) -> bool:
     """Ask for news and take them; says whether something was updated.
 
     Raises ServerError when there was no answer, which is remembered. A manifest that may not be taken is logged,
     remembered, and leaves what is in force.
     """
-    held = _held(client)
+    held = holdings(client)
 
     def body(_: datetime) -> dict[str, Any]:
         return {
-            "old_release": held.release if held else 0,
+            **held,
             "package_version": package_version(),
             "package_kind": package_kind(client.paths.client_code),
-            "manifest_sha256": held.sha256 if held else None,
         }
 
     try:
