@@ -32,7 +32,8 @@ TOP_LEVEL = {
 # What stands for an outside world -> the only places below src/, server/ and plugins/ that may import it.
 SEAMS = {
     "subprocess": {"src/penguindome/processes.py"},
-    "requests": {"src/penguindome/client/transport.py"},
+    "requests": set(),
+    "urllib3": {"src/penguindome/client/transport.py"},
     "pysequoia": {"src/penguindome/openpgp*"},
     "gnupg": {"src/penguindome/openpgp*"},
     "yaml": {"src/penguindome/yaml_files.py"},

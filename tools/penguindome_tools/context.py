@@ -47,7 +47,7 @@ class Context:
     def store(self) -> Store:
         """The site's store, opened as the service user. Raises StoreUnavailable when it cannot be reached."""
         settings, _checks = self.settings, self.checks
-        self._become_service_user()
+        self.become_service_user()
         return open_store(settings["database.uri"])
 
     @cached_property
@@ -72,7 +72,8 @@ class Context:
             os.setegid(effective_group)
             os.seteuid(effective_user)
 
-    def _become_service_user(self) -> None:
+    def become_service_user(self) -> None:
+        """Give up root for the user that owns the server's state: before the store's files are touched."""
         if os.geteuid() != 0 or not self.paths.server_state.is_dir():
             return
         owner = self.paths.server_state.stat()

@@ -71,7 +71,7 @@ SCHEMA: Mapping[str, CollectionSchema] = {
         ),
         CollectionSchema("enrolment_tokens", "one-time tokens, as hashes", (Index(("expires_at",)),)),
         CollectionSchema("client_parameters", "what administrators set for a client", (Index(("hostname",)),)),
-        CollectionSchema("admin_log", "every administrative act, hash-chained", (Index(("at",)),)),
+        CollectionSchema("admin_log", "every administrative act, hash-chained", (Index(("done_at",)),)),
         CollectionSchema("server_state", "what the server remembers of itself: schema version, time of the last audit"),
     )
 }

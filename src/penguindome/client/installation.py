@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from penguindome.bundle import MAXIMUM_BYTES, Bundle
@@ -43,8 +43,29 @@ def read_bundle(name: str) -> Bundle:
     """The bundle in a file that nobody else may read or write, or on standard input (`-`). Raises InvalidData or
     UsageError.
     """
+    return Bundle.from_text(_read_secret(name, "name the file that `penguindome enrolment export` wrote"))
+
+
+def with_token(bundle: Bundle, name: str, *, beside: str) -> Bundle:
+    """The bundle with the one-time token in a file that nobody else may read or write, or on standard input (`-`).
+
+    `beside` is where the bundle came from: standard input can be read but once. Raises UsageError.
+    """
+    if name == beside == "-":
+        raise UsageError("bundle and token cannot both come from standard input", hint="put one into a file")
+    words = _read_secret(name, "it holds the line that `penguindome enrolment token` printed").split()
+    try:
+        (token,) = (word.decode("ascii") for word in words)
+    except ValueError as error:
+        raise UsageError(
+            f"{name} does not hold one token", hint="it holds the line that `penguindome enrolment token` printed"
+        ) from error
+    return replace(bundle, token=token)
+
+
+def _read_secret(name: str, hint: str) -> bytes:
     if name == "-":
-        return Bundle.from_text(sys.stdin.buffer.read(MAXIMUM_BYTES + 1))
+        return sys.stdin.buffer.read(MAXIMUM_BYTES + 1)
     path = Path(name)
     try:
         status = path.stat()
@@ -56,11 +77,9 @@ def read_bundle(name: str) -> Bundle:
             raise UsageError(
                 f"others on this machine can read or change {name}, which holds a secret", hint=f"run: chmod 600 {name}"
             )
-        return Bundle.from_text(read_limited(path, MAXIMUM_BYTES))
+        return read_limited(path, MAXIMUM_BYTES)
     except OSError as error:
-        raise UsageError(
-            f"{name}: {error.strerror}", hint="name the file that `penguindome enrolment export` wrote"
-        ) from error
+        raise UsageError(f"{name}: {error.strerror}", hint=hint) from error
 
 
 def set_up(client: Client, bundle: Bundle, *, force: bool) -> SetUp:

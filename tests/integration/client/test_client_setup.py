@@ -35,6 +35,20 @@ def test_a_bundle_can_come_from_standard_input(machine: Machine) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_token_can_come_beside_a_bundle(machine: Machine) -> None:
+    done = machine.run("setup", "--bundle", bundle_file(machine), "--token-file", "-", stdin=b"one-time-token\n")
+    assert done.returncode == 0, done.stderr
+    assert (machine.paths.client_state / "enrolment.token").read_text().strip() == "one-time-token"
+
+
+@pytest.mark.parametrize("text", [b"", b"two tokens\n", b"\xff\n"])
+def test_what_is_no_token_is_refused_in_one_line(machine: Machine, text: bytes) -> None:
+    done = machine.run("setup", "--bundle", bundle_file(machine), "--token-file", "-", stdin=text)
+    assert done.returncode == 2
+    assert b"does not hold one token" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
 def test_setup_twice_keeps_the_device_key(machine: Machine) -> None:
     machine.run("setup", "--bundle", bundle_file(machine))
     key = (machine.paths.client_state / "device.key").read_bytes()

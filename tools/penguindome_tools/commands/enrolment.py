@@ -92,7 +92,8 @@ def export(context: Context, *, file: str, with_token: bool, lifetime: timedelta
 def token(context: Context, *, lifetime: timedelta) -> None:
     """Make a token that enrols one machine at once, and print it. It is not shown again.
 
-    For tools that write bundles themselves, into the field `token`; `enrolment export --token` does both.
+    Hand it over beside a bundle: penguindome-client setup --bundle FILE --token-file TOKEN. A bundle with a token in it
+    makes `enrolment export --token`.
 
     \b
     Example:

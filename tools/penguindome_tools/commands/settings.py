@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from penguindome.errors import UsageError
@@ -33,10 +31,11 @@ def command(context: Context, *, name: str | None, with_origin: bool, as_sample:
         click.echo(sample(schema), nl=False)
         return
     settings = context.settings
-    rows: list[dict[str, Any]] = []
-    for each in settings:
-        if name is None or each == name or each.startswith(name + "."):
-            rows.append({"setting": each, "value": settings.shown(each), "origin": str(settings.origin(each))})
+    rows = [
+        {"setting": each, "value": settings.shown(each), "origin": str(settings.origin(each))}
+        for each in settings
+        if name is None or each == name or each.startswith(name + ".")
+    ]
     if not rows:
         raise UsageError(f"no setting is called {name!r}", hint="see: penguindome settings")
     print_table(rows, ["setting", "value", *(["origin"] if with_origin else [])], as_json=as_json)

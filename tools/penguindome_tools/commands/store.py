@@ -79,7 +79,7 @@ def copy_command(context: Context, *, source: str, target: str, as_json: bool) -
     source_uri, target_uri = _uri(context, source), _uri(context, target)
     if source_uri == target_uri:
         raise UsageError("source and target are the same store")
-    context._become_service_user()  # noqa: SLF001 - files of the store belong to the service user, also those made here
+    context.become_service_user()
     with closing(open_store(source_uri)) as original, closing(open_store(target_uri)) as copy:
         summaries = copy_store(original, copy, _shown)
         shown = original.uri, copy.uri
