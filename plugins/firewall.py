@@ -74,11 +74,15 @@ class Rule(NamedTuple):
 
 @dataclass
 class Chain:
-    """Rules in order. Packets come into a chain with a `hook` by themselves, and its `policy` is what comes last."""
+    """Rules in order. Packets come into a chain with a `hook` by themselves, and its `policy` is what comes last.
+
+    `size` is the number of rules as their author counts them: a verdict map is one to him, and several to us.
+    """
 
     hook: str = ""
     policy: str = "accept"
     rules: list[Rule] = field(default_factory=list)
+    size: int = 0
 
 
 @dataclass
@@ -164,6 +168,7 @@ def _add_nft(tables: dict[tuple[str, str], Table], kind: str, value: Mapping[str
     elif kind == "rule":
         chain = table.chains.setdefault(value["chain"], Chain())
         chain.rules.extend(_nft_rules(value.get("expr", [])))
+        chain.size += 1
 
 
 def _nft_rules(statements: Iterable[Mapping[str, Any]]) -> Iterator[Rule]:
@@ -184,8 +189,6 @@ def _nft_rules(statements: Iterable[Mapping[str, Any]]) -> Iterator[Rule]:
                 yield Rule(tuple(tests), NFT_VERDICTS[kind])
             elif kind in {"jump", "goto"}:
                 yield Rule(tuple(tests), kind, value["target"])
-    if not statements:
-        yield Rule((), "")
 
 
 def _nft_map(tests: list[Test], value: Mapping[str, Any]) -> Iterator[Rule]:
@@ -263,11 +266,13 @@ def _add_iptables(table: Table, line: str) -> None:
         if test:
             tests.append(test)
     chain.rules.append(Rule(tuple(tests), verdict, target))
+    chain.size += 1
 
 
 def _options(words: Sequence[str]) -> Iterator[tuple[str, list[str], bool]]:
     """Each option with its values, and whether a "!" stands before it."""
-    option, values, negated = "", [], False
+    option, negated = "", False
+    values: list[str] = []
     for position, word in enumerate(words):
         if word == "!":
             continue
@@ -317,7 +322,7 @@ def describe(name: str, tables: list[Table]) -> dict[str, Any]:
         "name": name,
         "active": bool(families) and all(filtered(tables, family) is True for family in families),
         "input_policy": "drop" if "drop" in policies else "accept" if policies else "none",
-        "rules": sum(len(chain.rules) for chain in inputs),
+        "rules": sum(chain.size for chain in inputs),
     }
 
 
@@ -390,10 +395,11 @@ def examine(sources: Sources) -> dict[str, Any]:
 
 
 def _without(tables: list[Table], saved: Mapping[str, str | None]) -> list[Table]:
-    """The tables but those that `iptables-save` printed as well, which it describes better."""
-    owned = {
-        (family, name) for family, text in saved.items() for name in re.findall(r"^\*(\w+)", text or "", re.MULTILINE)
-    }
+    """The tables but those that `iptables-save` printed in full as well, which it describes better."""
+    owned: set[tuple[str, str]] = set()
+    for family, text in saved.items():
+        partly = set(re.findall(r"^# Table `(\w+)'", text or "", re.MULTILINE))
+        owned |= {(family, name) for name in re.findall(r"^\*(\w+)", text or "", re.MULTILINE) if name not in partly}
     return [table for table in tables if len(table.families) > 1 or (table.families[0], table.name) not in owned]
 
 
@@ -451,7 +457,7 @@ def legacy_rules(program: str, names: str | None, saved: str | None) -> str | No
     """The rules of the old iptables, which is asked only if the kernel has such tables: asking might load modules."""
     if not names:
         return names
-    if saved is not None and "nf_tables" not in saved.partition("\n")[0]:
+    if saved and "(nf_tables)" not in saved:
         return saved
     return ask(f"{program}-legacy-save")
 

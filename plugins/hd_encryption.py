@@ -263,7 +263,8 @@ def zfs_volumes(datasets: list[dict[str, str]], stack: Stack) -> list[dict[str, 
             continue
         below = _pool_method(name.split("/")[0], stack)
         method = below if dataset["encryption"] in {"off", "-", ""} else "zfs"
-        found.append(entry(name, [] if volume or not place.startswith("/") else [place], "zfs", method))
+        places = [] if volume or not place.startswith("/") else [place]
+        found.append(entry(name, places, "zfs", method, boot=place in BOOT_PLACES))
     return found
 
 

@@ -28,8 +28,11 @@ KINDS = {
     "bond": "bond",
     "bluetooth": "bluetooth",
     "bridge": "bridge",
+    "erspan": "tunnel",
     "geneve": "tunnel",
     "gretap": "tunnel",
+    "ip6erspan": "tunnel",
+    "ip6gretap": "tunnel",
     "vlan": "vlan",
     "vti": "tunnel",
     "vxlan": "tunnel",
@@ -65,9 +68,11 @@ def is_passing(facts: Mapping[str, str], info_kind: str) -> bool:
         return True
     if "brport" in facts and "tun_flags" in facts:
         return True
-    # Without `ip`: a veth is an Ethernet with no hardware and no DEVTYPE (as VLANs have), linked to another device.
+    # Without `ip`: a veth is an Ethernet without hardware or DEVTYPE, linked to another device without lying on it.
     linked = facts.get("iflink") not in {None, "", "0", facts.get("ifindex")}
-    plain = facts.get("type") == ETHERNET and not ({"device", "tun_flags"} & facts.keys() or device_type(facts))
+    plain = facts.get("type") == ETHERNET and not (
+        {"device", "lower", "tun_flags"} & facts.keys() or device_type(facts)
+    )
     return linked and plain and not info_kind
 
 
@@ -140,6 +145,8 @@ def read_facts(directory: Path) -> dict[str, str]:
             facts[name] = (directory / name).read_text(errors="replace").strip()
         except OSError:  # noqa: PERF203 - not every device has every attribute
             continue
+    if any(directory.glob("lower_*")):
+        facts["lower"] = ""
     try:
         facts["driver"] = (directory / "device/driver").readlink().name
     except OSError:

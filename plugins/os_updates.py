@@ -153,7 +153,7 @@ def check_apt(root: Path, ask: Ask) -> dict[str, Any] | None:
     release_upgrade, out_of_support = _debian_release(root, release)
     return report(
         "apt",
-        _apt_patches(ask),
+        _apt_patches(root, ask),
         release_upgrade=release_upgrade,
         reboot_needed=_debian_reboot(root, ask),
         lists_updated_at=_newest(
@@ -163,7 +163,29 @@ def check_apt(root: Path, ask: Ask) -> dict[str, Any] | None:
     )
 
 
-def _apt_patches(ask: Ask) -> list[Patch] | None:
+APT_INPUTS = (
+    "var/lib/dpkg/status",
+    "var/lib/apt/lists",
+    "etc/apt/sources.list",
+    "etc/apt/sources.list.d",
+    "etc/apt/preferences",
+    "etc/apt/preferences.d",
+)
+
+
+def _apt_patches(root: Path, ask: Ask) -> list[Patch] | None:
+    """What apt would upgrade. To work it out takes seconds, so it is remembered until what it depends on changes."""
+    inputs = [str(_newest([root / name, *(root / name).glob("*")])) for name in APT_INPUTS]
+    remembered = cached_data("os_updates-apt", None, max_age="1d")
+    if isinstance(remembered, dict) and remembered.get("inputs") == inputs:
+        return remembered["patches"]
+    patches = _ask_apt(ask)
+    if patches is not None:
+        cached_data("os_updates-apt", {"inputs": inputs, "patches": patches})
+    return patches
+
+
+def _ask_apt(ask: Ask) -> list[Patch] | None:
     # Packages on hold are told as well: somebody decided not to take them, and somebody else may want to know.
     text = ask("apt-get", "-q", "-s", "-o", "Debug::NoLocking=true", "--ignore-hold", "dist-upgrade")
     if text is not None and "Reading package lists" in text:
@@ -227,51 +249,41 @@ def check_pacman(root: Path, ask: Ask) -> dict[str, Any] | None:
 
 def _arch_updates(root: Path, ask: Ask) -> tuple[str | None, datetime | None]:
     """What waits, and as of when: by checkupdates with fresh lists, or with the last ones, or by pacman's own."""
-    copy = ("env", f"CHECKUPDATES_DB={Path(var_dir) / 'os_updates-checkupdates'}", "checkupdates", "--nocolor")
+    copy = ("env", f"CHECKUPDATES_DB={Path(var_dir) / 'os_updates-checkupdates'}", "checkupdates")
     synced_at = cached_data("os_updates-synced", None, max_age=SYNC_INTERVAL)
-    for arguments in ((*copy, "--nosync"),) if synced_at else (copy,):
-        text = ask(*arguments, ok_codes=(0, 2))  # 2: nothing waits
-        if text is not None:
-            now = synced_at or utc_now()
-            return text, now if synced_at else cached_data("os_updates-synced", now)
-    # 1: nothing waits; a failure says so on stderr only, and then has nothing to list either.
-    return ask("pacman", "-Qu", ok_codes=(0, 1)), _newest((root / "var/lib/pacman/sync").glob("*.db"))
+    text = ask(*copy, *(("--nosync",) if synced_at else ()), ok_codes=(0, 2))  # 2: nothing waits
+    if text is not None:
+        return text, synced_at or cached_data("os_updates-synced", utc_now())
+    # 1: nothing waits, or it failed; without lists it would say the same.
+    updated_at = _newest((root / "var/lib/pacman/sync").glob("*.db"))
+    return (ask("pacman", "-Qu", ok_codes=(0, 1)) if updated_at else None), updated_at
 
 
 # Fedora
 
 
-def parse_check_update(text: str, installed: Mapping[str, str]) -> list[Patch]:
+def parse_check_update(text: str, installed: Mapping[str, str], advised: set[str] | None) -> list[Patch]:
     """What `dnf --quiet check-update` prints: name.architecture, version, repository, which old versions may wrap.
 
-    Security is not known from this; see `mark_security`.
+    `advised` are the packages that advisories about security name, or None if that is not known.
     """
     table, *_ = re.split(r"^Obsoleting [Pp]ackages", text, maxsplit=1, flags=re.MULTILINE)
     words = table.split()
     rows = [words[start : start + 3] for start in range(0, len(words), 3)]
     return [
-        patch(row[0], installed.get(row[0], unknown), row[1], security=unknown)
-        for row in rows
-        if len(row) == 3 and "." in row[0] and row[1][0].isdigit()
+        patch(name, installed.get(name, unknown), available, security=unknown if advised is None else name in advised)
+        for name, available, _ in (row for row in rows if len(row) == 3)
+        if "." in name and available[0].isdigit()
     ]
 
 
 def parse_advisories(text: str) -> set[str]:
-    """The packages (name-version-release.architecture) that `dnf updateinfo list --security` names."""
-    return {word for word in text.split() if re.fullmatch(r"\S+-\S+-\S+\.(noarch|\w+)", word) and ":" not in word[:8]}
+    """The packages (name.architecture) that `dnf updateinfo list --security` names."""
+    return {f"{match[1]}.{match[2]}" for match in map(_FULL_NAME.fullmatch, text.split()) if match}
 
 
-def mark_security(patches: Iterable[Patch], advisories: set[str]) -> list[Patch]:
-    """The patches, each with whether an advisory about security names it."""
-    marked = []
-    for row in patches:
-        name, _, architecture = row["name"].rpartition(".")
-        version = row["available"].rpartition(":")[2]
-        full = {f"{name}-{version}.{architecture}", f"{name}-{row['available']}.{architecture}"}
-        # An update may carry the mending of an advisory about a version in between.
-        names = {re.sub(r"-[^-]+-[^-]+$", "", advisory) for advisory in advisories if advisory.endswith(architecture)}
-        marked.append({**row, "security": bool(full & advisories) or name in names})
-    return marked
+_FULL_NAME = re.compile(r"(\S+)-[^-\s]+-[^-\s]+\.(\w+)")
+"""name-version-release.architecture"""
 
 
 def check_dnf(root: Path, ask: Ask) -> dict[str, Any] | None:
@@ -283,12 +295,12 @@ def check_dnf(root: Path, ask: Ask) -> dict[str, Any] | None:
     if not rows or text is None:
         return None
     installed = dict(line.split("\t", 1) for line in sorted(rows.splitlines()) if "\t" in line)
-    patches = parse_check_update(text, installed)
     advisories = ask("dnf", "--quiet", "--cacheonly", "updateinfo", "list", "--security")
+    patches = parse_check_update(text, installed, None if advisories is None else parse_advisories(advisories))
     caches = [*(root / "var/cache/dnf").glob("*/repodata"), *(root / "var/cache/libdnf5").glob("*/repodata")]
     return report(
         "dnf",
-        patches if advisories is None else mark_security(patches, parse_advisories(advisories)),
+        patches,
         release_upgrade=unknown,
         reboot_needed=_fedora_reboot(root, ask),
         lists_updated_at=_newest(caches),
@@ -337,7 +349,7 @@ def read(path: Path) -> str:
 def ask_system(*command: str, ok_codes: tuple[int, ...] = (0,)) -> str | None:
     """The output of a program; None where it is missing or fails."""
     try:
-        return run(command, timeout=120, ok_codes=ok_codes)
+        return run(command, timeout=50, ok_codes=ok_codes)
     except ProcessError:
         return None
 
