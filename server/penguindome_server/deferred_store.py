@@ -33,6 +33,11 @@ class DeferredStore:
         self._failure: StoreUnavailable | None = None
         self._retry_after = 0.0
 
+    @property
+    def atomic(self) -> bool:
+        """Whether what `together` writes is there wholly or not at all after a crash."""
+        return self.opened().atomic
+
     def opened(self) -> Store:
         """The open store. Raises StoreUnavailable while it cannot be opened."""
         if self._store is not None:

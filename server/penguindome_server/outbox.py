@@ -11,6 +11,9 @@ may be finishing it at this moment. So every step can be done twice, late, or by
 - duplicate host names are decided by what the store holds now;
 - clearing is a compare-and-swap; that somebody else cleared it, or wrote something else to the client meanwhile, is
   no error.
+
+A store whose `together` is all or nothing needs none of this, but has the same code behind it: there the outbox is
+followed without being written.
 """
 
 from __future__ import annotations
@@ -65,14 +68,26 @@ def write(store: Store, before: Document, after: Document) -> bool:
     When this returns True, all of it is on disk.
     """
 
-    def work() -> bool:
-        if not store.collection("clients").replace(before, after):
-            return False
-        if after.get(FIELD):
-            finish(store, after)
-        return True
+    return store.together(partial(_write_at_once if store.atomic else _write_in_steps, store, before, after))
 
-    return store.together(work)
+
+def _write_in_steps(store: Store, before: Document, after: Document) -> bool:
+    if not store.collection("clients").replace(before, after):
+        return False
+    if after.get(FIELD):
+        finish(store, after)
+    return True
+
+
+def _write_at_once(store: Store, before: Document, after: Document) -> bool:
+    """Where all writes are one, an outbox would be written and cleared by the same commit: it is not written at all."""
+    document = {name: value for name, value in after.items() if name != FIELD}
+    if not store.collection("clients").replace(before, document):
+        return False
+    after["_version"] = document["_version"]
+    if outbox := after.pop(FIELD, None):
+        _follow(store, after["_id"], outbox)
+    return True
 
 
 def finish(store: Store, document: Document) -> None:
@@ -81,23 +96,26 @@ def finish(store: Store, document: Document) -> None:
     When another writer changed the document meanwhile, `document` keeps its outbox field; the stored one is cleared
     all the same.
     """
-    outbox = document[FIELD]
+    _follow(store, document["_id"], document[FIELD])
+    _clear(store, document)
+
+
+def _follow(store: Store, client_id: str, outbox: Document) -> None:
     if outbox["trail"]:
-        store.collection("audit_trail").insert_new(trail.documents(outbox, document["_id"]))
+        store.collection("audit_trail").insert_new(trail.documents(outbox, client_id))
     if outbox["packages"]:
-        _change_packages(store, document["_id"], outbox)
+        _change_packages(store, client_id, outbox)
     for transition in outbox["issues"]:
         episodes.apply(
             store,
-            {"_id": document["_id"], "hostname": outbox["hostname"]},
+            {"_id": client_id, "hostname": outbox["hostname"]},
             transition,
             cause=f"{outbox['generation']}:{outbox['cause']}",
             generation=outbox["generation"],
             now=outbox["received_at"],
         )
     if outbox["hostnames"]:
-        _settle_hostnames(store, document["_id"], outbox)
-    _clear(store, document)
+        _settle_hostnames(store, client_id, outbox)
 
 
 def _change_packages(store: Store, client_id: str, outbox: Document) -> None:

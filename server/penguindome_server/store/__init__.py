@@ -128,6 +128,10 @@ class Store(Protocol):
 
     uri: str  # without the password
 
+    @property
+    def atomic(self) -> bool:
+        """Whether what `together` writes is there wholly or not at all after a crash."""
+
     def collection(self, name: str) -> Collection:
         """A collection of the schema; another name is a `StoreError`."""
 

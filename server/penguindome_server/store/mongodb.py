@@ -25,6 +25,8 @@ _ACKNOWLEDGED = WriteConcern(w=1)
 class MongoStore:
     """A store in one database of MongoDB."""
 
+    atomic = False
+
     def __init__(self, uri: str, *, schema: Mapping[str, CollectionSchema] = SCHEMA) -> None:
         self._address = parse_address(uri)
         self.uri = self._address.shown

@@ -21,6 +21,8 @@ T = TypeVar("T")
 class SqliteStore:
     """A store in one file. `wait` is how many seconds a write waits for its turn before it is StoreUnavailable."""
 
+    atomic = True
+
     def __init__(
         self, uri: str, *, wait: float = WAIT_SECONDS, schema: Mapping[str, CollectionSchema] = SCHEMA
     ) -> None:

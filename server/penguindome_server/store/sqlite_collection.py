@@ -314,7 +314,7 @@ class SqliteCollection:
         parameters: Parameters = [] if wanted is None else [json_path(field) for field in wanted]
         parts = ", document" if wanted is None else self._parts(wanted)
         keys_sql = placeholders(keys, parameters)
-        condition, more = conditions_sql(conditions)
+        condition, more = conditions_sql(conditions, by_index=False)
         query = f"SELECT key, version{parts} FROM {self._table} WHERE key IN ({keys_sql}) AND {condition}"
         rows = self._read(lambda connection: connection.execute(query, parameters + more).fetchall())
         size = sum(len(text) for row in rows for text in row[2:] if text is not None)

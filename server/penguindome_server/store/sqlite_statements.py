@@ -73,10 +73,15 @@ def create_index(schema: CollectionSchema, index: Index) -> tuple[str, str]:
     return name, f"{statement} WHERE {where}" if where else statement
 
 
-def conditions_sql(conditions: Iterable[Condition]) -> tuple[str, Parameters]:
-    """What follows WHERE, and its parameters."""
+def conditions_sql(conditions: Iterable[Condition], *, by_index: bool = True) -> tuple[str, Parameters]:
+    """What follows WHERE, and its parameters.
+
+    Without `by_index` SQLite uses no index for them (a column with a plus is no column to its planner): for rows that
+    are named by their keys, and whose conditions are only looked at again.
+    """
     parameters: Parameters = []
-    terms = [_term(condition, parameters) for condition in conditions]
+    prefix = "" if by_index else "+"
+    terms = [_term(prefix + column(condition.field), condition, parameters) for condition in conditions]
     return " AND ".join(terms) or "1", parameters
 
 
@@ -125,8 +130,7 @@ def _literal(value: Any) -> str:
     return f"x'{value.hex()}'" if type(value) is bytes else repr(value)
 
 
-def _term(condition: Condition, parameters: Parameters) -> str:
-    name = column(condition.field)
+def _term(name: str, condition: Condition, parameters: Parameters) -> str:
     if condition.operator in _COMPARISONS:
         return _range(name, condition, parameters)
     return _TERMS[condition.operator](name, condition, parameters)
