@@ -63,9 +63,10 @@ SCENARIOS: dict[str, tuple[bool | str, list[str]]] = {
         True,
         ["/dev/mapper/vg0-root / filesystem luks2", "/dev/mapper/vg0-swap - swap luks2", ESP, BOOT],
     ),
+    "lvm-thin-on-luks": (True, ["/dev/mapper/vg0-root / filesystem luks2"]),
     "raid1-luks": (True, ["/dev/mapper/md_crypt / filesystem luks2"]),
     "raid1-clear": (False, ["/dev/md127 / filesystem none"]),
-    "btrfs-half-encrypted": (False, ["/dev/mapper/b1 / filesystem luks2", "/dev/sdb - filesystem none"]),
+    "btrfs-half-encrypted": (False, ["/dev/mapper/b1 / filesystem luks2", "/dev/sdb / filesystem none"]),
     "btrfs-encrypted": (True, ["/dev/mapper/b1 /,/home filesystem luks2", "/dev/mapper/b2 /,/home filesystem luks2"]),
     "verity": (
         False,
@@ -76,8 +77,27 @@ SCENARIOS: dict[str, tuple[bool | str, list[str]]] = {
             "/dev/nvme0n1p3 / filesystem none",
         ],
     ),
+    "integrity-and-null": (
+        False,
+        [
+            "/dev/mapper/intact / filesystem luks2",
+            "/dev/mapper/nullcrypt /srv filesystem none",
+            "/dev/nvme0n1p1 - filesystem none boot",
+            "/dev/nvme0n1p2 - filesystem none",
+        ],
+    ),
+    "overlay-root": ("unknown", ["/dev/sda /run filesystem none", "unknown / filesystem unknown"]),
     "detached-header": (True, ["/dev/mapper/detached / filesystem luks2"]),
     "bcache-half-encrypted": (False, ["/dev/bcache0 / filesystem none"]),
+}
+
+
+RECORDED_OTHERWISE = {
+    # udev had not yet noted what is on the first device, so that lsblk does not know that the two belong together.
+    "debian12-btrfs-half-encrypted": (
+        False,
+        ["/dev/mapper/b1 / filesystem luks2", "/dev/sdb - filesystem none"],
+    ),
 }
 
 
@@ -116,10 +136,10 @@ def examine(plugin: ModuleType, read: Read, stem: str, lsblk: str = "lsblk.json"
 def test_each_volume_of_a_real_machine_is_told_with_its_encryption(
     plugin: ModuleType, read: Read, machines: list[str], scenario: str
 ) -> None:
-    encrypted, expected = SCENARIOS[scenario]
     stems = [stem for stem in machines if stem.partition("-")[2] == scenario]
     assert stems
     for stem in stems:
+        encrypted, expected = RECORDED_OTHERWISE.get(stem, SCENARIOS[scenario])
         report = examine(plugin, read, stem)
         assert rows(report) == expected, stem
         assert report["encrypted"] == encrypted, stem
@@ -129,14 +149,14 @@ def test_each_volume_of_a_real_machine_is_told_with_its_encryption(
 def test_versions_of_lsblk_with_one_mount_point_a_device_tell_the_same(
     plugin: ModuleType, read: Read, machines: list[str], scenario: str
 ) -> None:
-    encrypted, expected = SCENARIOS[scenario]
     for stem in (stem for stem in machines if stem.partition("-")[2] == scenario):
+        encrypted, expected = RECORDED_OTHERWISE.get(stem, SCENARIOS[scenario])
         report = examine(plugin, read, stem, "lsblk-old.json")
         assert (rows(report), report["encrypted"]) == (expected, encrypted)
 
 
 def test_every_machine_in_the_data_is_expected_somewhere(machines: list[str]) -> None:
-    elsewhere = {"lvm-thin-on-luks", "locked", "integrity-and-null", "overlay-root", "zfs"}
+    elsewhere = {"locked", "zfs"}
     assert {stem.partition("-")[2] for stem in machines} <= SCENARIOS.keys() | elsewhere
 
 
