@@ -67,7 +67,6 @@ def write(store: Store, before: Document, after: Document) -> bool:
 
     When this returns True, all of it is on disk.
     """
-
     return store.together(partial(_write_at_once if store.atomic else _write_in_steps, store, before, after))
 
 

@@ -49,7 +49,7 @@ SCHEMA: Mapping[str, CollectionSchema] = {
         CollectionSchema(
             "audit_trail",
             "every change of what clients reported, with old and new value",
-            (Index(("client_id", "received_at")), Index(("received_at",)), Index(("report_id",))),
+            (Index(("client_id", "received_at")), Index(("received_at",))),
         ),
         CollectionSchema(
             "issues",
