@@ -178,7 +178,8 @@ def _apt_patches(root: Path, ask: Ask) -> list[Patch] | None:
     inputs = [str(_newest([root / name, *(root / name).glob("*")])) for name in APT_INPUTS]
     remembered = cached_data("os_updates-apt", None, max_age="1d")
     if isinstance(remembered, dict) and remembered.get("inputs") == inputs:
-        return remembered["patches"]
+        patches: list[Patch] | None = remembered["patches"]
+        return patches
     patches = _ask_apt(ask)
     if patches is not None:
         cached_data("os_updates-apt", {"inputs": inputs, "patches": patches})

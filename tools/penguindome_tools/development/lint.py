@@ -14,7 +14,7 @@ PROGRAMS = Path(sys.executable).parent
 NO_SOURCES = {".git", ".venv", ".cache", "build", "dist", "node_modules", "__pycache__"}
 
 LINTERS: dict[str, Sequence[str]] = {
-    "mypy src (Python 3.10)": ("mypy", "--python-version", "3.10", "src"),
+    "mypy src plugins (Python 3.10)": ("mypy", "--python-version", "3.10", "src", "plugins"),
     "mypy server tools (Python 3.11)": ("mypy", "--python-version", "3.11", "server", "tools"),
     "ruff check": ("ruff", "check", "--quiet", "--output-format", "concise"),
     "ruff format": ("ruff", "format", "--check", "--quiet"),

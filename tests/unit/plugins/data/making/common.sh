@@ -1,3 +1,5 @@
+#!/bin/bash
+# shellcheck disable=SC2086,SC2046,SC1091  # words are split on purpose, and no name in these machines holds a space; the rest is sourced by the run
 # Sourced first: `cap PLUGIN WHAT SUFFIX COMMAND...` writes the output of a command and its line in the origin file.
 OUT=/mnt/share/out; mkdir -p $OUT
 D=$(. /etc/os-release; echo $ID$VERSION_ID)

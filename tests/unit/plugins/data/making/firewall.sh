@@ -1,3 +1,5 @@
+#!/bin/bash
+# shellcheck disable=SC2086,SC2046,SC1091  # words are split on purpose, and no name in these machines holds a space; the rest is sourced by the run
 # firewall: in a chroot with a network namespace.
 export LC_ALL=C
 fw() { cap firewall $1 nft.json nft -j list ruleset; cap firewall $1 iptables.txt iptables-save; cap firewall $1 ip6tables.txt ip6tables-save

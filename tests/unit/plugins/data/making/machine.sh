@@ -1,4 +1,6 @@
-# vm.sh SUITE SHAREDIR [timeout]: boots SUITE.cpio as root file system in RAM, with a NVMe, two SATA disks, an USB stick and a CD
+#!/bin/bash
+# shellcheck disable=SC2086,SC2046,SC1091  # words are split on purpose, and no name in these machines holds a space; the rest is sourced by the run
+# machine.sh SUITE SHARE [timeout]: boots SUITE.cpio as root file system in RAM, with a NVMe, two SATA disks, an USB stick and a CD
 s=$1; share=$2; t=${3:-900}
 for i in 1 2 3; do rm -f disk-$s-$i.img; truncate -s 900M disk-$s-$i.img; done
 timeout $t qemu-system-x86_64 -machine q35 -accel tcg,thread=multi -cpu max -m 4096 -smp 2 -nographic -no-reboot \

@@ -1,3 +1,5 @@
+#!/bin/bash
+# shellcheck disable=SC2086,SC2046,SC1091  # words are split on purpose, and no name in these machines holds a space; the rest is sourced by the run
 # ip_addresses, network_devices, os_info, sshd: in the virtual machine.
 export LC_ALL=C
 modprobe dummy; modprobe mac80211_hwsim radios=1; modprobe bonding; 

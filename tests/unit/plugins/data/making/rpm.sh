@@ -1,3 +1,5 @@
+#!/bin/bash
+# shellcheck disable=SC2086,SC2046,SC1091  # words are split on purpose, and no name in these machines holds a space; the rest is sourced by the run
 # os_updates, packages: rpm and dnf of Debian with packages of our own.
 set -e; cd "$HOME"; mkdir -p repo; 
 mk() { n=$1; v=$2; a=$3; e=$4; printf 'Name: %s\nVersion: %s\nRelease: 1.fc40\nSummary: x\nLicense: MIT\n%s\n%%description\nx\n%%files\n' $n $v "${e:+Epoch: $e}" > $n.spec; rpmbuild -bb --target $a $n.spec >/dev/null 2>&1; }
@@ -12,5 +14,5 @@ cat > updateinfo.xml <<'X'
 X
 createrepo_c -q repo; modifyrepo_c updateinfo.xml repo/repodata >/dev/null
 rpm -i --nodeps --ignorearch inst/*.rpm || true
-mkdir -p /etc/yum.repos.d; printf '[updates]\nname=updates\nbaseurl=file://$HOME/repo\ngpgcheck=0\nenabled=1\n' > /etc/yum.repos.d/updates.repo
+mkdir -p /etc/yum.repos.d; printf "[updates]\nname=updates\nbaseurl=file://%s/repo\ngpgcheck=0\nenabled=1\n" "$HOME" > /etc/yum.repos.d/updates.repo
 rpm -qa

@@ -1,3 +1,5 @@
+#!/bin/bash
+# shellcheck disable=SC2086,SC2046,SC1091  # words are split on purpose, and no name in these machines holds a space; the rest is sourced by the run
 # hd_encryption: builds each stack of storage on the disks of a virtual machine, and records it as seen from its own root.
 COLS=NAME,KNAME,TYPE,FSTYPE,FSVER,LABEL,UUID,PARTTYPE,MOUNTPOINTS,RM,HOTPLUG,TRAN
 COLS1=NAME,KNAME,TYPE,FSTYPE,LABEL,UUID,PARTTYPE,MOUNTPOINT,RM,HOTPLUG,TRAN
