@@ -30,7 +30,7 @@ from penguindome.client import minute
 from penguindome.client.context import Client
 from penguindome.client.installation import set_up
 from penguindome.errors import SignatureError
-from penguindome.openpgp import Certificate, DeviceKey
+from penguindome.openpgp import Certificate, ClockSkew, DeviceKey
 from penguindome.paths import ROOT_VARIABLE, Paths
 from penguindome.times import Clock, utc_now
 
@@ -148,14 +148,18 @@ class Peer:
         self.requests.append((endpoint, document))
         try:
             client_id = self._authenticate(endpoint, document, fields)
+        except ClockSkew:
+            return self._clock_skew()
         except (SignatureError, KeyError):
             return 401, {"error": {"code": "bad-signature", "message": "the signature does not fit"}}
         if document["request"] != endpoint:
             return 403, {"error": {"code": "not-allowed", "message": "for another endpoint"}}
-        now = self.clock()
-        if abs(now - document["sent_at"]) > FRESHNESS:
-            return 409, {"error": {"code": "clock-skew", "message": "look at your clock", "server_time_at": now}}
+        if abs(self.clock() - document["sent_at"]) > FRESHNESS:
+            return self._clock_skew()
         return getattr(self, f"_{endpoint}")(client_id, document)  # type: ignore[no-any-return]  # one of the three below
+
+    def _clock_skew(self) -> tuple[int, dict[str, Any]]:
+        return 409, {"error": {"code": "clock-skew", "message": "look at your clock", "server_time_at": self.clock()}}
 
     def _authenticate(self, endpoint: str, document: dict[str, Any], fields: Mapping[str, bytes]) -> str:
         if endpoint == "enroll":
@@ -168,6 +172,8 @@ class Peer:
         for client_id, certificate in self.clients.items():
             try:
                 certificate.verify(fields["data"], fields["signature"])
+            except ClockSkew:
+                raise
             except SignatureError:
                 continue
             return client_id

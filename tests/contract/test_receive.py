@@ -44,7 +44,8 @@ def test_a_change_is_told_with_old_and_new_value(machine: Machine) -> None:
     machine.report()
     machine.report(plugins=plugins(**OFF))
     assert machine.trail[2:] == [("plugins.firewall.active", "changed", True, False)]
-    (row,) = machine.store.collection("audit_trail").find({"report_id": f"{A[:8]}-192.0.2.1-2"})
+    (row,) = (row for row in machine.store.collection("audit_trail").find() if row["sequence"] == 2)
+    assert row["report_id"] == f"{A[:8]}-192.0.2.1-2"
     assert (row["client_id"], row["hostname"], row["sequence"], row["received_at"]) == (A, "laptop", 2, machine.now)
 
 
@@ -461,8 +462,8 @@ def test_wherever_it_dies_between_two_writes_a_resend_completes_the_report(store
         )
         died = _dies(machine, made, writes)
         assert machine.send(made).exchange_token == machine.document["exchange"]["token"]
-        rows = store.collection("audit_trail").find({"report_id": made.report_id})
-        assert sorted(row["path"] for row in rows) == [
+        rows = store.collection("audit_trail").find()
+        assert sorted(row["path"] for row in rows if row["report_id"] == made.report_id) == [
             "commands.uptime",
             "hostname",
             "packages.bash",

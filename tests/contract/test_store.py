@@ -677,9 +677,9 @@ def test_what_work_raises_comes_out_of_together(store: Store) -> None:
 
 def test_delete_of_many_and_of_all(store: Store) -> None:
     trail = store.collection("audit_trail")
-    trail.insert_new([{"_id": f"{number:05}", "report_id": "x"} for number in range(1203)])
+    trail.insert_new([{"_id": f"{number:05}", "client_id": "x"} for number in range(1203)])
     assert trail.delete({"_id": {"$lt": "00003"}}) == 3
-    assert trail.delete({"report_id": "y"}) == 0
+    assert trail.delete({"client_id": "y"}) == 0
     assert trail.delete({}) == 1200
     assert trail.count() == 0
 

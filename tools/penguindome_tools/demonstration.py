@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import tempfile
-import time
+import threading
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -99,22 +99,22 @@ def show_findings(site: ScratchSite) -> None:
             click.echo(f"    {safe(line)}")
 
 
-def keep_running(site: ScratchSite, watcher: Watcher) -> None:
-    """A client cycle a minute, with a line per event, until ctrl-C."""
+def keep_running(site: ScratchSite, watcher: Watcher, ended: threading.Event) -> None:
+    """A client cycle a minute, with a line per event, until ctrl-C, which sets `ended`."""
     click.echo(
         f"\nServer and client keep running, a client cycle a minute; ctrl-C ends both.\n"
         f"Try in another terminal:  {ROOT_VARIABLE}={site.paths.root} .venv/bin/penguindome issues list --all\n"
     )
-    while True:
-        watcher.tell()
-        time.sleep(CYCLE)
+    watcher.tell()
+    while not ended.wait(CYCLE):
         try:
             site.command("penguindome-client", "run")
         except PenguinDomeError as error:
             click.echo(f"{utc_now().astimezone():%H:%M:%S} {error}; see penguindome-client status")
+        watcher.tell()
 
 
-def run(*, database: str | None, once: bool, root: Path) -> None:
+def run(*, database: str | None, once: bool, root: Path, ended: threading.Event) -> None:
     """The whole path, from an empty root to the problems of this machine. Raises PenguinDomeError where it breaks."""
     site = ScratchSite(root)
     prepare(site, database)
@@ -127,7 +127,7 @@ def run(*, database: str | None, once: bool, root: Path) -> None:
             _require_a_report(store)
             show_findings(site)
             if not once:
-                keep_running(site, watcher)
+                keep_running(site, watcher, ended)
         finally:
             store.close()
 
@@ -144,20 +144,38 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="end after the first report")
     parser.add_argument("--store", choices=["sqlite", "mongodb"], default="sqlite")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ended = _ended_by_signals()
     with tempfile.TemporaryDirectory(prefix="penguindome-", ignore_cleanup_errors=True) as root:
         try:
             if options.store == "mongodb":
                 with running_mongod(directory=Path(root)) as mongod:
-                    run(database=mongod.uri(), once=options.once, root=Path(root))
+                    run(database=mongod.uri(), once=options.once, root=Path(root), ended=ended)
             else:
-                run(database=None, once=options.once, root=Path(root))
+                run(database=None, once=options.once, root=Path(root), ended=ended)
         except KeyboardInterrupt:
-            click.echo("\nended; the scratch root is removed")
+            ended.set()
         except PenguinDomeError as error:
             click.echo(f"make run: {safe(error.message)}" + (f"; {error.hint}" if error.hint else ""), err=True)
             return 1
+    if ended.is_set():
+        click.echo("\nended; the scratch root is removed")
     return 0
+
+
+def _ended_by_signals() -> threading.Event:
+    """What SIGINT and SIGTERM set, beside interrupting what goes on.
+
+    The interruption alone gets lost where it meets a destructor.
+    """
+    ended = threading.Event()
+
+    def end(*_: object) -> None:
+        ended.set()
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    return ended
 
 
 if __name__ == "__main__":
