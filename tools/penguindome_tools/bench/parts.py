@@ -9,13 +9,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from compileall import compile_dir
 from pathlib import Path
 from typing import Any
 
 from penguindome.errors import PenguinDomeError
 from penguindome.openpgp import DeviceKey
-from penguindome_tools.scratch_site import CHECKOUT, ScratchSite, program
+from penguindome_tools.scratch_site import ScratchSite, program
 
 ROUNDS = 30
 
@@ -63,8 +62,6 @@ def cost_of(
 
 def idle_minute(site: ScratchSite) -> dict[str, Any]:
     """An idle client minute over TLS, beside the interpreter doing nothing; the client is enrolled and has reported."""
-    # As the packages do when they are installed.
-    compile_dir(CHECKOUT / "src", quiet=1)
     nothing = cost_of([sys.executable, "-c", "pass"])
     idle = cost_of([*program("penguindome-client"), "run"], site)
     return {**idle, "python_pass_cpu_ms": nothing["cpu_ms"], "times": round(idle["cpu_ms"] / nothing["cpu_ms"], 1)}
