@@ -30,6 +30,7 @@ from typing import Any, Final, Literal, get_args
 from penguindome import yaml_files
 from penguindome.errors import SettingsError
 from penguindome.times import parse_duration
+from penguindome_server.issue_kinds import KINDS
 from penguindome_server.query import QueryError, compile_query, paths
 
 Severity = Literal["low", "medium", "high", "critical"]
@@ -151,6 +152,11 @@ class _Reader:
         where = document.where(name)
         if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
             self.problems.append(f"{where}: {name!r} is no name of a check: lower-case words joined by hyphens")
+            return
+        if name in KINDS:
+            self.problems.append(
+                f"{where}: {name} is an issue that the server opens itself; give the check another name"
+            )
             return
         draft = self.drafts.get(name)
         if draft is not None and draft.directory == directory:

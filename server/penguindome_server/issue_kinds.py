@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from penguindome_server.checks import CheckSet
+if TYPE_CHECKING:
+    from penguindome_server.checks import CheckSet
 
 NOT_REPORTING = "not-reporting"
 PENDING_PATCHES = "pending-patches"

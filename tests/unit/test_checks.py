@@ -122,6 +122,7 @@ def test_an_age_is_measured_at_the_time_of_collection(site: Path) -> None:
         ("door-open: on fire", 1, "door-open: expected fields such as description and query"),
         ("dor-open: {enabled: false}", 1, "description and query missing, and there is no such check; did you mean"),
         ("Door_Open: {enabled: false}", 1, "'Door_Open' is no name of a check"),
+        ("not-reporting: {description: x, query: {}}", 1, "an issue that the server opens itself"),
         ("door-open: {enabled: false}\ndoor-open: {severity: low}", 2, "given twice"),
         ("door-open:\n  query: {a: [1, 2}", 2, ""),
         ("- door-open", 1, "expected `name: value` lines"),
