@@ -23,7 +23,7 @@ test: ## run the tests, with coverage (ARGS="tests/unit -k times": some of them)
 
 test-all: ## run the tests with the long ones: soaks, whole matrices, 20,000 queries
 	$(prepare) tests venv mongod
-	@PENGUINDOME_TEST_ALL=1 $(pytest) --cov --cov-report=term $(ARGS)
+	@PENGUINDOME_TEST_ALL=1 $(pytest) --timeout 1200 --cov --cov-report=term $(ARGS)
 
 test-pythons: ## run the tests on every Python from 3.10 to 3.14 that this machine has
 	$(prepare) tests venv mongod
