@@ -36,7 +36,7 @@ def check_addresses(text: str) -> None:
     if not text.strip():
         return
     found = addresses(text)
-    if len(found) != len([part for part in text.split(",") if part.strip()]):
+    if not text.isprintable() or len(found) != len([part for part in text.split(",") if part.strip()]):
         raise ValueError("expected mail addresses, separated by commas")
     for address in found:
         local, _, domain = address.rpartition("@")
@@ -76,12 +76,13 @@ def message(settings: Settings, to: Sequence[str], subject: str, text: str, *, c
     """A mail of plain text, with the headers that every mail needs. What is in `subject` must be our own words."""
     host = socket.getfqdn()
     sender = settings["mail.sender"] or f"penguindome@{host}"
-    mail = EmailMessage(policy=policy.SMTP)
+    # Not every server takes 8-bit text.
+    mail = EmailMessage(policy=policy.SMTP.clone(cte_type="7bit"))
     mail["From"] = sender
     mail["To"] = [Address(addr_spec=address) for address in to]
     mail["Subject"] = subject
     mail["Date"] = format_datetime(clock())
-    mail["Message-ID"] = make_msgid(domain=sender.rpartition("@")[2].strip("> "))
+    mail["Message-ID"] = make_msgid(domain=addresses(sender)[0].rpartition("@")[2])
     # RFC 3834: no machine shall answer it.
     mail["Auto-Submitted"] = "auto-generated"
     mail.set_content(text, charset="utf-8")
