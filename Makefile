@@ -8,7 +8,7 @@ pytest := $(python) -m pytest --numprocesses 2 --dist worksteal
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-pythons lint format bench lock clean
+.PHONY: help run test test-all test-pythons lint format bench lock wheelhouse deb clean
 
 help: ## list the tasks
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do printf 'make %-14s %s\n' "$$name" "$$text"; done
@@ -41,6 +41,14 @@ format: ## put Python files into the style that lint wants
 bench: ## measure, and print the figures (ARGS=--help: which)
 	$(prepare) tests venv mongod
 	@$(python) -m penguindome_tools.bench $(ARGS)
+
+wheelhouse: ## collect the locked wheels of every supported Python, which the packages carry
+	$(prepare) venv
+	@$(python) -m penguindome_tools.packaging.wheelhouse
+
+deb: ## build the Debian packages of client and server into dist/ (ARGS=--help: options)
+	$(prepare) deb venv
+	@$(python) -m penguindome_tools.packaging.deb $(ARGS)
 
 lock: ## write tools/locks/ anew from pyproject.toml (UPGRADE=1: newest versions)
 	@$(PYTHON) $(development)/locks.py $(if $(UPGRADE),--upgrade)

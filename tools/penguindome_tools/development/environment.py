@@ -1,4 +1,4 @@
-"""Make what a task needs: `python3 environment.py NEED...`, where a need is `venv`, `tests`, `run`, `mongod` or `lint`.
+"""Make what a task needs: `python3 environment.py NEED...`, where a need is `venv`, `tests`, `run`, `mongod`, `lint` or `deb`.
 
 `venv` is `.venv` with exactly what tools/locks/development.txt says and the project itself, editable. It carries
 stamps of what it was made from, so that the second time costs nothing. The other needs add system packages: they are
@@ -35,13 +35,27 @@ PACKAGES = {
     "openssl": ("openssl", "openssl"),
     "setpriv": ("util-linux", "util-linux"),
     "shellcheck": ("shellcheck", "shellcheck"),
+    "dpkg-buildpackage": ("dpkg-dev", "dpkg"),
+    "dh": ("debhelper", "debhelper"),
+    "debconf-gettextize": ("po-debconf", "po-debconf"),
+    "lintian": ("lintian", "lintian"),
+    "git": ("git", "git"),
+    "/usr/bin/python3": ("python3", "python"),
     "/usr/share/zoneinfo/Europe/Berlin": ("tzdata", "tzdata"),
     "import ensurepip": ("python3-venv", "python"),
     "libcurl.so.4": ("libcurl4", "curl"),  # the fetched mongod is linked to it
 }
 TO_MAKE_A_VENV = ("import ensurepip",)
 RUN = ("gpg", "gpg-agent", "ip", "lsblk", "openssl", "setpriv", "/usr/share/zoneinfo/Europe/Berlin")
-NEEDS = {"venv": (), "run": RUN, "tests": RUN, "mongod": ("setpriv", "libcurl.so.4"), "lint": ("shellcheck",)}
+DEB = ("git", "dpkg-buildpackage", "dh", "debconf-gettextize", "/usr/bin/python3")
+NEEDS = {
+    "venv": (),
+    "run": RUN,
+    "tests": RUN,
+    "mongod": ("setpriv", "libcurl.so.4"),
+    "lint": ("shellcheck",),
+    "deb": DEB,
+}
 
 
 class Missing(Exception):
