@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from penguindome import manifest, processes
+from penguindome import manifest, processes, systemd
 from penguindome.errors import PenguinDomeError, UsageError
 from penguindome.files import ensure_directory, write_atomically
 from penguindome.openpgp import DeviceKey, ServerKeyring
@@ -24,8 +24,6 @@ from penguindome_tools import units
 from penguindome_tools.answers import FRAGMENT, self_signed_files
 
 SERVICE_USER = "penguindome"
-UNITS = (units.SERVER, units.AUDIT_TIMER)
-SYSTEMD_RUNS = Path("/run/systemd/system")
 MANIFEST_LIFE = timedelta(days=365)
 CERTIFICATE_DAYS = 825  # what TLS libraries accept of a certificate at the most
 
@@ -113,8 +111,8 @@ def write_settings(paths: Paths, values: Mapping[str, Any], *, self_signed: bool
     owner = service_user_ids()
     write_fragment(fragment, written, mode=0o640 if owner else 0o600, owner=(0, owner[1]) if owner else None)
     settings = load_server_settings(paths)
-    if has_units(paths) and units.write_drop_ins(settings, paths):
-        _systemctl("daemon-reload")
+    if systemd.has_unit(paths, units.SERVER) and units.write_drop_ins(settings, paths):
+        systemd.reread()
     return settings
 
 
@@ -210,7 +208,7 @@ def make_self_signed_certificate(paths: Paths, host: str) -> Mapping[str, Any]:
         key_text = processes.run(
             ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"], timeout=30
         ).stdout
-        if has_units(paths):
+        if systemd.has_unit(paths, units.SERVER):
             # systemd hands the key to the service: the service user cannot read the file.
             write_atomically(key, key_text, mode=0o600)
         else:
@@ -234,23 +232,3 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def has_units(paths: Paths) -> bool:
-    """Whether systemd is to run the server: its unit is installed on this very machine."""
-    places = ("usr/lib/systemd/system", "lib/systemd/system", "etc/systemd/system")
-    return paths.root == Path("/") and any((paths.root / place / UNITS[0]).exists() for place in places)
-
-
-def start_units(paths: Paths) -> None:
-    """Start the server with the settings in force, and the audit's timer; now and at each boot. Raises ProcessError."""
-    if not has_units(paths) or not SYSTEMD_RUNS.is_dir():
-        raise PenguinDomeError("there is no systemd here to start the server", hint="run: python -m penguindome_server")
-    _systemctl("daemon-reload")
-    _systemctl("enable", *UNITS)
-    _systemctl("restart", *UNITS)
-
-
-def _systemctl(*words: str) -> None:
-    if SYSTEMD_RUNS.is_dir():
-        processes.run(["systemctl", *words], timeout=120)

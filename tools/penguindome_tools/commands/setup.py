@@ -9,12 +9,13 @@ from typing import Any
 
 import click
 
+from penguindome import systemd
 from penguindome.errors import UsageError
 from penguindome.interview import interview
 from penguindome.questions import Answers, InvalidAnswer, complete, format_answers, read_answers
 from penguindome.settings import Settings
 from penguindome_server.settings import load_server_settings
-from penguindome_tools import installation
+from penguindome_tools import installation, units
 from penguindome_tools.answers import checks, new_settings, present_answers, require_consistent
 from penguindome_tools.context import Context, pass_context
 from penguindome_tools.questions import QUESTIONS
@@ -90,10 +91,10 @@ def command(
         values = new_settings(context.paths, settings, answers, present)
         self_signed = answers["tls"] == "self-signed"
     _set_up(context, settings, values, self_signed=self_signed, client_tree=client_tree)
-    if asks and installation.has_units(context.paths):
+    if asks and systemd.has_unit(context.paths, units.SERVER):
         start = click.confirm("Start the server, now and at each boot?", default=True)
     if start:
-        installation.start_units(context.paths)
+        systemd.start(units.SERVER, units.AUDIT_TIMER)
     click.echo(f"next: {'' if start else 'start the server, then: '}penguindome enrolment export FILE")
 
 
