@@ -1,4 +1,4 @@
-"""Make what a task needs: `python3 environment.py NEED...`, where a need is `venv`, `tests`, `run`, `mongod`, `lint` or `deb`.
+"""Make what a task needs: `python3 environment.py NEED...`, where a need is `venv` or another name in NEEDS below.
 
 `venv` is `.venv` with exactly what tools/locks/development.txt says and the project itself, editable. It carries
 stamps of what it was made from, so that the second time costs nothing. The other needs add system packages: they are

@@ -1,15 +1,15 @@
-#!/usr/bin/python3
+#!/usr/bin/python3 -I
 """Make the private Python environment of an installed PenguinDome from the wheels beside this program, offline.
 
     pkg-setup venv      make it, unless the one in use is what it would make
     pkg-setup matches   exit status 0: the one in use fits the Python that it was made for; 1: it does not
     pkg-setup remove    delete all of them
 
-Maintainer scripts run it as /usr/lib/penguindome/ROLE/pkg-setup with the Python of the machine; so it is one file, needs
-only the standard library, and runs on every Python that the client supports. Beside it lie `wheels/` and
+Maintainer scripts run it as /usr/lib/penguindome/ROLE/pkg-setup with the Python of the machine; so it is one file,
+needs only the standard library, and runs on every Python that the client supports. Beside it lie `wheels/` and
 `requirements.txt`, which has the hash of each wheel. An environment is a directory `venv-MINOR-HASH`, complete when it
-holds the file `stamp`; the link `venv` names the one in use, and is replaced only when the new one has been tested. What
-goes wrong is one line on stderr, and then the one in use is left alone.
+holds the file `stamp`; the link `venv` names the one in use, and is replaced only when the new one has been tested.
+What goes wrong is one line on stderr, and then the one in use is left alone.
 """
 
 from __future__ import annotations
@@ -122,11 +122,10 @@ def _refuse_unsupported_python(wheels: Path) -> None:
 
 
 def _fill(directory: Path, home: Path) -> None:
-    # Under its full name (python3.11), because after a change of the minor version the old one must not run on the new.
-    base = Path(sys.base_prefix) / f"bin/python3.{sys.version_info.minor}"
-    _run(
-        [str(base if base.exists() else Path(sys.executable).resolve()), "-m", "venv", "--without-pip", str(directory)]
-    )
+    # By its full name (python3.11): so an environment never runs on another minor version than it was made for.
+    named = Path(sys.base_prefix) / f"bin/python3.{sys.version_info.minor}"
+    base = named if named.exists() else Path(sys.executable).resolve()
+    _run([str(base), "-m", "venv", "--without-pip", str(directory)])
     python = str(directory / "bin/python")
     pip = next(iter(sorted((home / "wheels").glob("pip-*.whl"))), None)
     if pip is None:
@@ -144,12 +143,12 @@ def _fill(directory: Path, home: Path) -> None:
 
 def _use(home: Path, name: str) -> None:
     link = home / LINK
-    if link.is_symlink() and os.readlink(link) == name:
+    if link.is_symlink() and str(link.readlink()) == name:
         return
     beside = home / f"{LINK}.new"
     _delete(beside)
     beside.symlink_to(name)
-    os.replace(beside, link)
+    beside.replace(link)
 
 
 def _delete(path: Path) -> None:

@@ -1,8 +1,8 @@
 """Lay out what the packages of all distributions share: `python -m penguindome_tools.packaging.tree ROLE KIND ROOT`.
 
-ROLE is client or server, KIND the value of `package-kind` (deb, pacman), ROOT the directory that becomes `/`. Wheels come from the wheelhouse; nothing is downloaded. The
-environment variable SOURCE_DATE_EPOCH gives everything its date. It runs in an environment with what
-tools/locks/packaging.txt names.
+ROLE is client or server, KIND the value of `package-kind` (deb, pacman), ROOT the directory that becomes `/`. Wheels
+come from the wheelhouse; nothing is downloaded. SOURCE_DATE_EPOCH in the environment gives everything its date. It runs
+in a Python environment with what tools/locks/packaging.txt names.
 """
 
 from __future__ import annotations

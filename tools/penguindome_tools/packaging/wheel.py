@@ -29,7 +29,7 @@ BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(s
 
 
 def make_wheel(role: str, destination: Path) -> Path:
-    """Write the wheel of `role` into the directory `destination`, with the Python that runs this, which has setuptools."""
+    """Write the wheel of `role` into the directory `destination`; the Python that runs this has setuptools."""
     destination.mkdir(parents=True, exist_ok=True)
     before = set(destination.glob("penguindome-*.whl"))
     with tempfile.TemporaryDirectory() as directory:

@@ -23,7 +23,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[3]
 WHEELHOUSE = CHECKOUT / ".cache/wheelhouse"
 ROLES = {"client": (10, 11, 12, 13, 14), "server": (11, 12, 13, 14), "packaging": (11, 12, 13, 14)}
-"""Role -> minor versions of Python 3 that its packages serve. The same numbers stand in README.md and debian/control."""
+"""Role -> minor versions of Python 3 that its packages serve; README.md and debian/control name them too."""
 WITHOUT_WHEEL = {"argparse-manpage"}
 """Build tools in plain Python that are published as source only."""
 NEWEST_GLIBC = 35
