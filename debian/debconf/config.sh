@@ -102,6 +102,7 @@ if [ -n "$printed" ] || [ -z "$2" ]; then db_set "$package/pending" true; fi
 
 step=1
 back=
+tries=9 # somebody may have gone without an answer: then postinst refuses
 while row=$(echo "$questions" | sed -n "${step}p") && [ -n "$row" ]; do
     read -r name kind priority condition default <<END
 $row
@@ -109,7 +110,8 @@ END
     shown=
     if is_asked "$condition"; then
         db_get "$package/$name"
-        [ -n "$RET" ] || db_set "$package/$name" "$(default_of "$default")"
+        before=${RET:-$(default_of "$default")}
+        db_set "$package/$name" "$before"
         if db_input "$priority" "$package/$name"; then shown=yes; fi
         if ! db_go; then # back to the question before this one
             step=${back##* }
@@ -117,14 +119,20 @@ END
             [ -n "$step" ] || step=1
             continue
         fi
+        # A bare Enter keeps what was there.
         db_get "$package/$name"
-        why=
-        [ -z "$shown" ] || why=$(reason "$name" "$kind" "$RET")
-        if [ -n "$why" ]; then
-            refuse "$name" "$why"
-            continue
+        answer=${RET:-$before}
+        db_set "$package/$name" "$answer"
+        if [ -n "$shown" ]; then
+            why=$(reason "$name" "$kind" "$answer")
+            if [ -n "$why" ] && [ "$tries" -gt 0 ]; then
+                tries=$((tries - 1))
+                refuse "$name" "$why"
+                db_set "$package/$name" "$before"
+                continue
+            fi
+            back="$back $step"
         fi
-        [ -z "$shown" ] || back="$back $step"
     fi
     step=$((step + 1))
 done
