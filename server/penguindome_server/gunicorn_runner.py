@@ -48,8 +48,7 @@ def serve(paths: Paths, server: type[Server] | None = None) -> None:
     configuration = load_configuration(paths)
     settings = configuration.settings
     ports = ports_of(settings)
-    for port in ports:
-        port_context(port)
+    _contexts(ports)
     listeners = listen_all(settings["listen.address"], [port.number for port in ports])
     logging.configure(settings, component="server", paths=paths)
     for port in ports:
@@ -61,6 +60,11 @@ def serve(paths: Paths, server: type[Server] | None = None) -> None:
     ensure_directory(paths.runtime, 0o755)
     prepare_directory(paths.runtime / "metrics")
     Arbiter((server or Server)(configuration, ports, listeners)).run()
+
+
+def check(paths: Paths) -> None:
+    """Read all that `serve` would, but private keys, which systemd hands to the service alone. Raises SettingsError."""
+    load_configuration(paths)
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # as above
@@ -109,8 +113,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # as above
             configuration = load_configuration(self.configuration.paths)
             now = {port.number: port for port in ports_of(configuration.settings)}
             ports = tuple(now.get(port.number, port) for port in self._ports)
-            for port in ports:
-                port_context(port)
+            _contexts(ports)
         except PenguinDomeError as error:
             log.error("the settings were not read again: {}", f"{error}; {error.hint}" if error.hint else error)
             return
@@ -134,7 +137,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # as above
 
     def tls_contexts(self) -> list[ssl.SSLContext | None]:
         """The contexts of a worker, in the order of its sockets; None for plain HTTP."""
-        return [port_context(port) for port in self._ports]
+        return _contexts(self._ports)
 
     def worker_begins(self) -> None:
         """Start what runs beside the requests of a worker."""
@@ -184,6 +187,10 @@ def _worker_begins(worker: Any) -> None:
 def _worker_ends(_arbiter: Any, worker: Any) -> None:
     if worker.booted:
         worker.app.worker_ends()
+
+
+def _contexts(ports: Sequence[Port]) -> list[ssl.SSLContext | None]:
+    return [port_context(port) for port in ports]
 
 
 def _described(port: Port) -> str:

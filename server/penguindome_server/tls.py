@@ -61,7 +61,7 @@ def _credential(port: Port, kind: str) -> Path | None:
     if not directory:
         return None
     path = Path(directory) / f"tls-{port.number}.{kind}"
-    return path if path.exists() else None
+    return path if os.access(path, os.R_OK) else None
 
 
 def _differ(copy: Path, original: Path) -> bool:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import requests
 
 from needs import require_program
+from penguindome.paths import ROOT_VARIABLE
 from web_server import PREFIX, Device, Server, free_port, until
 
 
@@ -204,3 +206,21 @@ def test_systemd_is_told_when_the_server_is_ready(server: Server, monkeypatch: p
         monkeypatch.setenv("NOTIFY_SOCKET", os.fspath(path))
         server.start(workers=1)
         assert b"READY=1" in notified.recv(1024)
+
+
+def test_settings_are_checked_before_a_reload(server: Server) -> None:
+    server.write_settings()
+    assert checked(server) == (0, "")
+    server.write_settings(workers="many")
+    status, stderr = checked(server)
+    assert (status, stderr.count("\n")) == (2, 1)
+    assert "server.yml:" in stderr
+
+
+def checked(server: Server) -> tuple[int, str]:
+    """What `--check`, which systemd runs before a reload, ends with and says."""
+    environment = {**os.environ, ROOT_VARIABLE: str(server.paths.root)}
+    done = subprocess.run(
+        [sys.executable, "-m", "penguindome_server", "--check"], env=environment, capture_output=True, check=False
+    )
+    return done.returncode, done.stderr.decode()
