@@ -38,13 +38,21 @@ def build(output: Path, *, version: str | None = None) -> list[Path]:
         source = Path(directory) / "penguindome"
         export(source)
         if version:
-            changelog = source / "debian/changelog"
-            changelog.write_text(re.sub(r"\(.*?\)", f"({version})", changelog.read_text(), count=1))
+            _set_version(source, version)
         _run_dpkg_buildpackage(source)
         made = sorted(Path(directory).glob("*.deb"))
         for path in (*made, *Path(directory).glob("*.changes"), *Path(directory).glob("*.buildinfo")):
             shutil.copyfile(path, output / path.name)
     return [output / path.name for path in made]
+
+
+def _set_version(source: Path, version: str) -> None:
+    for name, pattern, text in (
+        ("debian/changelog", r"\(.*?\)", f"({version})"),
+        ("pyproject.toml", r'^version = ".*"$', f'version = "{version.partition("-")[0]}"'),
+    ):
+        path = source / name
+        path.write_text(re.sub(pattern, text, path.read_text(), count=1, flags=re.MULTILINE))
 
 
 def export(target: Path) -> None:

@@ -14,6 +14,9 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 
+from penguindome.client.settings import CLIENT_SETTINGS
+from penguindome.settings import sample
+from penguindome_server.settings import SERVER_SETTINGS
 from penguindome_tools.packaging.documentation import write_documentation
 from penguindome_tools.packaging.wheel import make_wheel
 
@@ -26,6 +29,10 @@ COMMANDS = {
 """Role -> its command, and the module that the command runs."""
 PLUGINS = {"client": "usr/lib/penguindome/client/plugins", "server": "usr/share/penguindome/client/plugins"}
 """Role -> where the plugins lie: the server's are those of the client, for its first manifest."""
+SETTINGS_HEADER = """\
+# What stands here wins over all files in {role}.d/. Everybody may read this file: what is secret belongs there.
+
+"""
 WRAPPER = """\
 #!/bin/sh
 python=/usr/lib/penguindome/{role}/venv/bin/python
@@ -63,9 +70,19 @@ def lay_out(role: str, kind: str, root: Path, wheelhouse: Path) -> None:
     program.parent.mkdir(parents=True, exist_ok=True)
     program.write_text(WRAPPER.format(role=role, command=command, module=module))
     program.chmod(0o755)
+    _write_settings(role, root)
     # The command line asks for the version of the distribution, which the wheel knows.
     sys.path.append(str(wheel))
     write_documentation(role, root)
+
+
+def _write_settings(role: str, root: Path) -> None:
+    """Write the administrator's file, with every setting commented out at its default."""
+    schema = CLIENT_SETTINGS if role == "client" else SERVER_SETTINGS
+    file = root / "etc/penguindome" / f"{role}.yml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(SETTINGS_HEADER.format(role=role) + sample(schema))
+    file.chmod(0o644)
 
 
 def _lay_wheels(role: str, home: Path, wheelhouse: Path) -> Path:
