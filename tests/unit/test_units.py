@@ -63,7 +63,7 @@ def test_the_audit_is_confined_as_the_server_is() -> None:
 
 
 def confinement(unit: Path) -> list[str]:
-    own = ("Exec", "Type", "Kill", "Timeout", "Restart", "OOM", "Limit", "Nice", "RuntimeDirectory", "#")
+    own = ("Exec", "Type", "Syslog", "Kill", "Timeout", "Restart", "OOM", "Limit", "Nice", "RuntimeDirectory", "#")
     lines = unit.read_text().partition("[Service]\n")[2].partition("[Install]")[0].splitlines()
     return sorted(line for line in lines if line and not line.startswith(own))
 
