@@ -97,11 +97,16 @@ class CommandFailed(AssertionError):
 class Root:
     """A tree of a test's own: what the test changes is in `changes`, the rest is shared and stays as it is."""
 
-    def __init__(self, directory: Path, lower: Sequence[Path]) -> None:
+    def __init__(self, directory: Path, lower: Sequence[Path], *, in_memory: bool = True) -> None:
+        directory.mkdir(parents=True)
+        if in_memory:
+            # A package manager syncs without end, which costs minutes, and nothing of a test need outlive the machine.
+            tmpfs = ["mount", "-t", "tmpfs", "-o", "mode=0755,size=4g", "penguindome-test", str(directory)]
+            subprocess.run(tmpfs, check=True)
         self.name = f"pd{os.getpid()}-{directory.name.rpartition('-')[2]}"
         self.path, self.changes = directory / "tree", directory / "changes"
         for place in (self.path, self.changes, directory / "work"):
-            place.mkdir(parents=True)
+            place.mkdir()
         layers = ":".join(str(layer) for layer in lower)
         options = f"lowerdir={layers},upperdir={self.changes},workdir={directory / 'work'}"
         subprocess.run(["mount", "-t", "overlay", "penguindome-test", "-o", options, str(self.path)], check=True)
@@ -136,10 +141,15 @@ class Root:
         words = tuple(self.take(Path(word)) if word.endswith(".deb") else word for word in words)
         return self.run("apt-get", "--yes", "--quiet", *words, check=check, env=env)
 
-    def preseed(self, answers: Mapping[str, str], *, owner: str) -> None:
-        """Answer debconf's questions before they are asked, as an automatic installation does."""
-        kinds = {"true": "boolean", "false": "boolean"}
-        lines = [f"{owner} {name} {kinds.get(value, 'string')} {value}\n" for name, value in answers.items()]
+    def preseed(self, owner: str, **answers: str) -> None:
+        """Answer a package's questions before they are asked, by the file that our documentation offers for it."""
+        offered = (CHECKOUT / f"debian/preseed/{owner}.preseed").read_text().splitlines()
+        lines = []
+        for name, answer in answers.items():
+            start = f"#{owner} {owner}/{name.replace('_', '-')} "
+            (line,) = (line for line in offered if line.startswith(start))
+            kind = line.removeprefix(start).split()[0]
+            lines.append(f"{start[1:]}{kind} {answer}\n")
         self.run("debconf-set-selections", stdin="".join(lines))
 
     def take(self, file: Path) -> str:
@@ -232,7 +242,7 @@ def layered(name: str, under: Sequence[Path], recipe: str, prepare: Callable[[Ro
     """A system that is made by `prepare` of another one, once for each `recipe`: for what many tests start from."""
 
     def make(target: Path) -> None:
-        root = Root(INSTANCES / f"{os.getpid()}-{next(_numbers)}", under)
+        root = Root(INSTANCES / f"{os.getpid()}-{next(_numbers)}", under, in_memory=False)
         try:
             prepare(root)
             root.unmount()
@@ -282,6 +292,7 @@ def _reap() -> None:
 
 
 def _remove(directory: Path) -> None:
-    subprocess.run(["umount", "--lazy", str(directory / "tree")], capture_output=True, check=False)
+    for mount in (directory / "tree", directory):
+        subprocess.run(["umount", "--lazy", str(mount)], capture_output=True, check=False)
     if not os.path.ismount(directory / "tree"):
         shutil.rmtree(directory, ignore_errors=True)
