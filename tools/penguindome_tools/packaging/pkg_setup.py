@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("verb", choices=("venv", "matches", "remove"))
     options = parser.parse_args(arguments)
     options.home = options.home.absolute()
+    os.umask(0o022)  # the service user reads what root makes, whatever root's own umask is
     try:
         if options.verb == "matches":
             return 0 if matches(options.home) else 1
@@ -125,7 +126,7 @@ def _fill(directory: Path, home: Path) -> None:
     # By its full name (python3.11): so an environment never runs on another minor version than it was made for.
     named = Path(sys.base_prefix) / f"bin/python3.{sys.version_info.minor}"
     base = named if named.exists() else Path(sys.executable).resolve()
-    _run([str(base), "-m", "venv", "--without-pip", str(directory)])
+    _run("making an environment", [str(base), "-m", "venv", "--without-pip", str(directory)])
     python = str(directory / "bin/python")
     pip = next(iter(sorted((home / "wheels").glob("pip-*.whl"))), None)
     if pip is None:
@@ -133,9 +134,9 @@ def _fill(directory: Path, home: Path) -> None:
     install = [python, f"{pip}/pip", "install", "--isolated", "--quiet", "--disable-pip-version-check", "--no-index"]
     install += ["--find-links", str(home / "wheels"), "--require-hashes", "--no-deps", "--only-binary", ":all:"]
     install += ["--no-cache-dir", "--no-compile", "--no-warn-script-location", "--root-user-action", "ignore"]
-    _run([*install, "--requirement", str(home / "requirements.txt")])
-    _run([python, "-I", "-m", "compileall", "-q", str(directory / "lib")])
-    _run([python, "-I", "-c", IMPORT_TEST, *PROGRAMS])
+    _run("installing the wheels", [*install, "--requirement", str(home / "requirements.txt")])
+    _run("compiling", [python, "-I", "-m", "compileall", "-q", str(directory / "lib")])
+    _run("importing what was installed", [python, "-I", "-c", IMPORT_TEST, *PROGRAMS])
     # The stamp says that all of it is on the disk, also after the machine lost its power.
     os.sync()
     (directory / STAMP).touch()
@@ -158,7 +159,7 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def _run(command: Sequence[str]) -> None:
+def _run(purpose: str, command: Sequence[str]) -> None:
     """Run a program to its end, away from the caller's environment, or raise SetupFailed with the last that it said."""
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
     environment |= {name: os.environ[name] for name in ("TMPDIR",) if name in os.environ}
@@ -176,7 +177,7 @@ def _run(command: Sequence[str]) -> None:
     if done.returncode:
         said = [line.strip() for line in done.stdout.splitlines() if line.strip()]
         told = [line for line in said if line.startswith("ERROR: ")] or said
-        raise SetupFailed(f"{' '.join(command[:4])} failed with status {done.returncode}: {told[-1] if told else ''}")
+        raise SetupFailed(f"{purpose} failed with status {done.returncode}: {told[-1] if told else ''}")
 
 
 if __name__ == "__main__":
