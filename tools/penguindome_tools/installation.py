@@ -67,6 +67,15 @@ def make_directories(paths: Paths) -> None:
         for directory in (paths.server_state, paths.logs / "server"):
             os.chown(directory, *owner, follow_symlinks=False)
         os.chown(paths.settings / "server.d", 0, owner[1], follow_symlinks=False)
+        _close_main_file(paths, owner[1])
+
+
+def _close_main_file(paths: Paths, group: int) -> None:
+    """Before the first setup: the administrator's file may come to hold a password, so nobody else reads it."""
+    main = paths.settings / "server.yml"
+    if main.exists() and not (paths.settings / FRAGMENT).exists():
+        os.chown(main, 0, group, follow_symlinks=False)
+        main.chmod(0o640)
 
 
 def make_keys(paths: Paths) -> Identity:

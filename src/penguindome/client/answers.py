@@ -44,8 +44,9 @@ def present_answers(client: Client) -> dict[str, str]:
 
 
 def printed(client: Client) -> str:
-    """The questions with the answers in force, as a file of answers."""
-    return format_answers(QUESTIONS, complete(QUESTIONS, {}, present_answers(client), {}))
+    """The questions with the answers in force, as a file of answers; those that are used once are empty."""
+    answers = complete(QUESTIONS, {}, present_answers(client), {})
+    return format_answers(QUESTIONS, {**answers, "bundle": "", "token-file": ""})
 
 
 def from_file(client: Client, name: str, *, force: bool) -> SetUp | None:

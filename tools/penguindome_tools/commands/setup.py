@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,7 +96,9 @@ def command(
         start = click.confirm("Start the server, now and at each boot?", default=True)
     if start:
         systemd.start(units.SERVER, units.AUDIT_TIMER)
-    click.echo(f"next: {'' if start else 'start the server, then: '}penguindome enrolment export FILE")
+    # A package's script is followed by the start of the service.
+    starts = start or "DPKG_MAINTSCRIPT_PACKAGE" in os.environ
+    click.echo(f"next: {'' if starts else 'start the server, then: '}penguindome enrolment export FILE")
 
 
 def _given(context: Context, settings: Settings, present: Answers, answer_file: str | None) -> Answers:

@@ -64,7 +64,7 @@ def run(client: Client, options: argparse.Namespace) -> int:
         from penguindome.errors import UsageError
 
         raise UsageError("nothing says which server is this machine's", hint="add --bundle FILE")
-    _tell(client, done)
+    _tell(client, done, by_itself=options.answers is not None or options.start)
     if options.start or (done and options.bundle is options.answers is options.url is None and _wants_start(client)):
         from penguindome import systemd
 
@@ -72,7 +72,7 @@ def run(client: Client, options: argparse.Namespace) -> int:
     return 0
 
 
-def _tell(client: Client, done: SetUp | None) -> None:
+def _tell(client: Client, done: SetUp | None, *, by_itself: bool) -> None:
     if done is None:
         server = client.settings["server.url"]
         print(f"server:       {server}" if server else "This machine waits for: penguindome-client setup --bundle FILE")
@@ -86,6 +86,8 @@ def _tell(client: Client, done: SetUp | None) -> None:
         print(f"note: {done.waits_because}; it is tried every minute")
     if done.enrolled:
         print("This machine is enrolled already; there is nothing more to do.")
+    elif by_itself:
+        print("The timer asks the server within two minutes to take this machine; see: penguindome-client status")
     else:
         print("next: sudo penguindome-client enroll")
 
