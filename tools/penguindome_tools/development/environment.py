@@ -44,6 +44,7 @@ PACKAGES = {
     "bsdtar": ("libarchive-tools", "libarchive"),
     "fakeroot": ("fakeroot", "fakeroot"),
     "zstd": ("zstd", "zstd"),
+    "man": ("man-db", "man-db"),
     "mmdebstrap": ("mmdebstrap", "mmdebstrap"),
     "systemd-nspawn": ("systemd-container", "systemd"),
     "/usr/bin/python3": ("python3", "python"),
@@ -63,7 +64,7 @@ NEEDS = {
     "lint": ("shellcheck",),
     "deb": DEB,
     "pacman": PACMAN,
-    "packages": (*DEB, *PACMAN, "lintian", "mmdebstrap", "systemd-nspawn"),
+    "packages": (*DEB, *PACMAN, "lintian", "man", "mmdebstrap", "systemd-nspawn"),
 }
 FOR_ROOT_ON_DEBIAN = {"packages"}  # tests with clean systems: nobody else can run them, so they are skipped elsewhere
 

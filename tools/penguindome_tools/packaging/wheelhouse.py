@@ -8,6 +8,7 @@ this machine. What a build tool offers as source only is made into a wheel here.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import re
@@ -31,7 +32,14 @@ NEWEST_GLIBC = 35
 
 
 def main(directory: Path = WHEELHOUSE) -> None:
-    """Fill `directory`, or do nothing where it was made from the same locks."""
+    """Fill `directory`, or do nothing where it was made from the same locks. Only one process at a time does."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with directory.with_name(f"{directory.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _fill(directory)
+
+
+def _fill(directory: Path) -> None:
     stamp = _stamp()
     if (directory / "stamp").exists() and (directory / "stamp").read_text() == stamp:
         return
@@ -46,8 +54,9 @@ def main(directory: Path = WHEELHOUSE) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda item: _collect(item[0], sorted(item[1]), wheels), wanted.items()))
     held = {sha256(path.read_bytes()).hexdigest(): path.name for path in wheels.iterdir()}
-    for role in ROLES:
-        (directory / f"{role}.txt").write_text(requirements(lock_of(role).read_text(), held))
+    for role, minors in ROLES.items():
+        fitting = {digest: name for digest, name in held.items() if _serves(name, minors)}
+        (directory / f"{role}.txt").write_text(requirements(lock_of(role).read_text(), fitting))
     (directory / "stamp").write_text(stamp)
 
 
@@ -76,6 +85,12 @@ def requirements(lock: str, held: Mapping[str, str]) -> str:
             sys.exit(f"wheelhouse: there is no wheel of {name}")
         lines.append(" \\\n    ".join([name, *kept]))
     return "\n".join(lines) + "\n"
+
+
+def _serves(wheel: str, minors: Sequence[int]) -> bool:
+    """Whether a wheel is of use to one of these Pythons: native code for one of them, or for all."""
+    native = re.search(r"-cp3(\d+)-cp3\1-", wheel)
+    return native is None or int(native[1]) in minors
 
 
 def _project(requirement: str) -> str:
@@ -128,7 +143,8 @@ def _platforms() -> list[str]:
 
 
 def _stamp() -> str:
-    parts = [platform.machine(), re.sub(r"\s", "", repr(ROLES)), *(lock_of(role).read_text() for role in ROLES)]
+    # What is collected, and how: a change of this file makes another wheelhouse.
+    parts = [platform.machine(), Path(__file__).read_text(), *(lock_of(role).read_text() for role in ROLES)]
     return sha256("\0".join(parts).encode()).hexdigest() + "\n"
 
 
