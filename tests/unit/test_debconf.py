@@ -174,6 +174,15 @@ def test_every_question_has_a_template_and_a_place_in_the_example() -> None:
         assert "Default:" not in templates
 
 
+def test_what_the_documentation_preseeds_are_questions() -> None:
+    for package in PACKAGES:
+        text = (CHECKOUT / f"debian/{package.name}.README.Debian").read_text()
+        named = re.findall(rf"{package.name}/([a-z-]+)\b(?!\.preseed)", text)
+        known = {question.name for question in package.questions} | {name for name, *_ in package.extra}
+        assert set(named) - {"examples"} <= known
+        assert named
+
+
 def test_secrets_do_not_stay_with_debconf() -> None:
     server = (CHECKOUT / "debian/penguindome-server.postinst").read_text()
     client = (CHECKOUT / "debian/penguindome-client.postinst").read_text()
