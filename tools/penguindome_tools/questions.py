@@ -144,12 +144,12 @@ _CLIENTS = (
         kind="secret", optional=True, priority="low", setting="clients.geolocation_key",
     ),
     Question(
-        "collect-interval", "How often clients collect",
+        "collect-interval", "Time between two collections",
         "A number of minutes, or a duration such as 15m or 1h. Collecting is cheap, but some facts take a while.",
         kind="duration", default="15m", priority="low", setting="schedule.collect_interval",
     ),
     Question(
-        "submit-interval", "How often clients ask and submit",
+        "submit-interval", "Time between two submissions",
         "A number of minutes, or a duration such as 1m: how often clients ask for news, and try reports that "
         "wait again.",
         kind="duration", default="1m", priority="low", setting="schedule.submit_interval",
