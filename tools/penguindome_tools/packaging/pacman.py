@@ -1,4 +1,4 @@
-"""Build the packages of Arch: `python -m penguindome_tools.packaging.pacman [--output DIRECTORY] [--version VERSION]`.
+"""Build the packages of Arch: `python -m penguindome_tools.packaging.pacman [--output DIRECTORY]`.
 
 They are built by makepkg, on Arch or on Debian, from arch/PKGBUILD and a source archive that is made here of the
 checkout and the wheelhouse. makepkg refuses root, so root builds as the user nobody. A package records the directory it
@@ -9,6 +9,7 @@ byte.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import re
 import shutil
@@ -18,7 +19,6 @@ import tarfile
 import tempfile
 from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
-from hashlib import sha256
 from pathlib import Path
 
 from penguindome_tools.packaging import wheelhouse
@@ -36,13 +36,12 @@ def main() -> None:
     """Build into `dist/`, or where `--output` says, and name the packages."""
     parser = argparse.ArgumentParser(description="Build the packages of Arch.")
     parser.add_argument("--output", type=Path, default=CHECKOUT / "dist", help="where the packages go")
-    parser.add_argument("--version", help="the version that they get, in place of the one in arch/PKGBUILD")
     options = parser.parse_args()
-    for package in build(options.output, version=options.version):
+    for package in build(options.output):
         print(package)
 
 
-def build(output: Path, *, version: str | None = None) -> list[Path]:
+def build(output: Path) -> list[Path]:
     """Build both packages; returns their files in `output`, the client's first."""
     wheelhouse.main()
     output.mkdir(parents=True, exist_ok=True)
@@ -50,8 +49,6 @@ def build(output: Path, *, version: str | None = None) -> list[Path]:
         place = Path(directory)
         source = place / "source"
         export(source)
-        if version:
-            _set_version(source, version)
         epoch = _date_of_changelog(source)
         _lay_out(source, place, epoch)
         _run_makepkg(place, epoch)
@@ -59,15 +56,6 @@ def build(output: Path, *, version: str | None = None) -> list[Path]:
         for path in made:
             shutil.copyfile(path, output / path.name)
     return [output / path.name for path in made]
-
-
-def _set_version(source: Path, version: str) -> None:
-    for name, pattern, value in (
-        ("arch/PKGBUILD", r"^pkgver=.*$", f"pkgver={version}"),
-        ("pyproject.toml", r"^version = .*$", f'version = "{version}"'),
-    ):
-        path = source / name
-        path.write_text(re.sub(pattern, value, path.read_text(), count=1, flags=re.MULTILINE))
 
 
 def _date_of_changelog(source: Path) -> int:
@@ -88,10 +76,8 @@ def _lay_out(source: Path, place: Path, epoch: int) -> None:
     _archive(source, place / f"{name}.tar", name, epoch)
     shutil.rmtree(source)
     with (place / f"{name}.tar").open("rb") as file:
-        digest = sha256()
-        while data := file.read(1 << 20):
-            digest.update(data)
-    (place / "PKGBUILD").write_text(recipe.replace("(SKIP)", f"({digest.hexdigest()})"))
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    (place / "PKGBUILD").write_text(recipe.replace("(SKIP)", f"({digest})"))
 
 
 def _archive(source: Path, archive: Path, name: str, epoch: int) -> None:
