@@ -100,6 +100,11 @@ def test_in_the_sandbox_of_the_server_neither_keys_nor_homes_can_be_read(machine
     in_the_place_of(machine, "penguindome-server.service", f"/bin/sh /opt/try.sh {closed}")
 
 
+def test_home_directories_are_hidden_from_collectors(machine: Machine) -> None:
+    machine.root.write("/opt/homes.sh", "for place; do ls -A $place/ 2>&1 && exit 1; done; exit 0\n")
+    in_the_place_of(machine, "penguindome-client.service", "/bin/sh /opt/homes.sh /home /root")
+
+
 def test_the_service_user_cannot_read_the_private_key_of_tls_that_it_serves_with(machine: Machine) -> None:
     eventually("the installed server answers", lambda: is_healthy(machine))
     asked = machine.run("cat", "/var/lib/penguindome/tls/server.key", user="penguindome", check=False)
