@@ -58,6 +58,8 @@ def _set_version(source: Path, version: str) -> None:
 def export(target: Path) -> None:
     """Copy into `target` what belongs to the project, and the wheelhouse; file modes are those that git knows."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    if not (CHECKOUT / ".git").exists():
+        sys.exit(f"make: {CHECKOUT} is no checkout of git, which knows what belongs to the sources")
     listed = subprocess.run(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
         path = CHECKOUT / name
