@@ -8,7 +8,7 @@ pytest := $(python) -m pytest --numprocesses 2 --dist worksteal
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-pythons lint format bench lock wheelhouse deb pacman clean
+.PHONY: help run test test-all test-packages test-system test-pythons lint format bench lock wheelhouse deb pacman clean
 
 help: ## list the tasks
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do printf 'make %-14s %s\n' "$$name" "$$text"; done
@@ -24,6 +24,14 @@ test: ## run the tests, with coverage (ARGS="tests/unit -k times": some of them)
 test-all: ## run the tests with the long ones: soaks, whole matrices, 20,000 queries
 	$(prepare) tests venv mongod packages
 	@PENGUINDOME_TEST_ALL=1 $(pytest) --cov --cov-report=term $(ARGS)
+
+test-packages: ## build the packages, and install, upgrade and purge them on clean systems (a part of `make test`)
+	$(prepare) tests venv packages
+	@$(pytest) $(or $(ARGS),tests/packages)
+
+test-system: ## boot a server and clients of Debian and pacman, and watch them work (a part of `make test`)
+	$(prepare) tests venv packages
+	@$(pytest) $(or $(ARGS),tests/system)
 
 test-pythons: ## run the tests on every Python from 3.10 to 3.14 that this machine has
 	$(prepare) tests venv mongod

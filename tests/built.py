@@ -7,6 +7,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from needs import require_program
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 HOME = CHECKOUT / ".cache/packages"
+KEPT_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ def _built(kind: str) -> Packages:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not directory.exists():
             for old in HOME.glob(f"{kind}-*"):
-                shutil.rmtree(old)
+                # Tests of what lay in the checkout just now may still be at work with it.
+                if time.time() - old.stat().st_mtime > KEPT_SECONDS:
+                    shutil.rmtree(old)
             unfinished = HOME / f"{kind}.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
             command = [sys.executable, "-m", f"penguindome_tools.packaging.{kind}", "--output", str(unfinished)]

@@ -56,6 +56,11 @@ class Machine:
 
     def start(self) -> None:
         """Boot, and wait until systemd has started everything."""
+        self.launch()
+        self.wait_until_up()
+
+    def launch(self) -> None:
+        """Begin to boot. In the main thread: the machine goes down with the thread that launched it."""
         for group in self._groups:
             group.mkdir(exist_ok=True)
         joined = "".join(f"echo $$ > {group}/cgroup.procs; " for group in self._groups)
@@ -74,7 +79,10 @@ class Machine:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
             )
-        eventually(f"{self.name} boots:\n{self.console()}", self._is_up, 90)
+
+    def wait_until_up(self) -> None:
+        """Wait until systemd has started everything."""
+        eventually(f"{self.name} boots", self._is_up, 90)
 
     @property
     def _console(self) -> Path:
@@ -185,7 +193,7 @@ class Site:
         """A machine that is not started yet, so that several can be started side by side."""
         root = self._all.enter_context(fresh_root(system))
         root.write("/etc/hostname", f"{name}\n")
-        root.write("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n127.0.0.1 penguindome.example.org\n")
+        root.write("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n127.0.0.1 penguindome.example.org server\n")
         machine = Machine(name, root, self._namespace)
         self._all.callback(machine.kill)
         return machine

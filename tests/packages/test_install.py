@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -99,33 +100,30 @@ def test_preseeded_answers_are_in_force_and_secrets_leave_debconf(packages: Pack
     assert ready.run("stat", "--format=%a", SETTINGS).stdout == "640\n"
 
 
-# What is refused -> what its line says, and an answer that can be.
+# What is refused -> what its line says, and an answer that can be; in the order of the questions.
 WRONG = {
     "port": ("99999", "no port", "9443"),
+    "tls_certificate": ("/root/nowhere.pem", "no file", "/root/server.pem"),
     "url": ("penguindome", "URL", "https://penguindome.example.org:9443"),
-    "tls_certificate": ("/root/nowhere.pem", "no file", "/etc/ssl/certs/ca-certificates.crt"),
     "audit_mail": ("nobody", "no mail address", "admin@example.org"),
-    "collect_interval": ("sometimes", "duration", "30m"),
 }
 
 
 def test_wrong_answers_are_refused_with_the_reason_until_they_are_right(packages: Packages, ready: Root) -> None:
-    ready.preseed("penguindome-server", tls="files", tls_key="/etc/ssl/certs/ca-certificates.crt")
+    certificate = "openssl req -x509 -newkey ed25519 -nodes -subj /CN=penguindome.example.org"
+    ready.shell(f"{certificate} -keyout /root/server.key -out /root/server.pem")
+    ready.preseed("penguindome-server", tls="files", tls_key="/root/server.key")
     ready.preseed("penguindome-server", **{question: wrong for question, (wrong, _, _) in WRONG.items()})
-    refused = ready.apt("install", str(packages.server), check=False)
+    tried = ready.apt("install", str(packages.server), check=False)
     for question, (_, reason, right) in WRONG.items():
-        assert refused.status != 0
-        (line,) = (
-            line for line in refused.output.splitlines() if f"penguindome: {question.replace('_', '-')}: " in line
-        )
+        assert tried.status != 0
+        (line,) = re.findall(rf"^penguindome: {question.replace('_', '-')}: .*", tried.output, re.MULTILINE)
         assert reason in line
         ready.preseed("penguindome-server", **{question: right})
-        refused = ready.run("dpkg", "--configure", "--pending", check=False)
-    # A file that holds no key is seen only when it is opened.
-    assert "tls-key" in refused.output
-    ready.preseed("penguindome-server", tls="self-signed", tls_key="", tls_certificate="")
-    ready.run("dpkg", "--configure", "--pending")
-    assert answers(ready)["port"] == "9443"
+        tried = ready.run("dpkg", "--configure", "--pending", check=False)
+    assert tried.status == 0, tried.output
+    expected = {question.replace("_", "-"): right for question, (_, _, right) in WRONG.items()}
+    assert expected.items() <= answers(ready).items()
 
 
 def test_a_database_that_cannot_be_reached_is_refused(packages: Packages, ready: Root) -> None:
@@ -149,7 +147,9 @@ def test_a_bundle_in_a_preseed_sets_the_client_up(packages: Packages, ready: Roo
 
 def reconfigure(root: Root, editing: str) -> str:
     """Run dpkg-reconfigure as a person does, with debconf's editor; returns all that was shown."""
-    root.write("/root/editor", f'#!/bin/sh\ncat "$1" >> /root/shown\nsed -i -E {editing!r} "$1"\n', mode=0o755)
+    root.write(
+        "/root/editor", f'#!/bin/sh\ncat "$1" >> /root/shown\nsed -i -E {shlex.quote(editing)} "$1"\n', mode=0o755
+    )
     environment = "DEBIAN_FRONTEND=editor DEBIAN_PRIORITY=low VISUAL=/root/editor EDITOR=/root/editor"
     root.run("script", "-qec", f"{environment} dpkg-reconfigure penguindome-server", "/dev/null")
     return root.at("/root/shown").read_text()

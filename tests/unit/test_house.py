@@ -53,7 +53,7 @@ OF_THE_WEB = {
 
 MAKE_TARGETS = {
     *("help", "run", "test", "test-all", "test-pythons", "lint", "bench", "lock", "clean"),
-    *("wheelhouse", "deb", "pacman"),
+    *("wheelhouse", "deb", "pacman", "test-packages", "test-system"),
 }
 
 
