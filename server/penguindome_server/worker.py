@@ -112,11 +112,13 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
             self._expire(now)
 
     def _stop(self) -> None:
-        """Close what is idle, give requests that are half here a moment, and wait for those that are being answered."""
+        """Close what is idle, give requests that are half here or about to come a moment, and wait for those that are
+        being answered.
+        """
         for listener in self.sockets:
             self._poller.unregister(listener)
             listener.close()
-        for connection in [one for one in self._waiting if not one.buffer]:
+        for connection in [one for one in self._waiting if not one.buffer and not one.fresh]:
             self._drop(connection)
         half_until = time.monotonic() + HALF_REQUEST_SECONDS
         until = time.monotonic() + self.cfg.graceful_timeout
@@ -328,6 +330,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
         """In the loop again: wait for the next request, or end."""
         self._answering.discard(connection)
         connection.pending = b""
+        connection.fresh = False
         self._account(connection)
         connection.started = time.monotonic()
         try:
