@@ -94,14 +94,14 @@ def _logging(prefix: str, section: str, whose: str) -> Sequence[Question]:
     where = "stderr (which is the journal under systemd)"
     return (
         Question(
-            f"{prefix}log-handler", f"Where {whose} logs to",
+            f"{prefix}log-handler", f"Log handler of {whose}",
             f"Where log records of {whose} go: {where}, syslog, a file, or none. Whatever you choose, a rotated debug "
             "log is kept below /var/log/penguindome.",
             kind="choice", choices=LOG_HANDLERS, default="stderr", priority="low", setting=f"{section}.handler",
         ),
         Question(
             f"{prefix}log-level", f"Logging level of {whose}",
-            f"The least level of a record that {whose} logs there.",
+            "The least level of the records that go there.",
             kind="choice", choices=tuple(LEVELS), default="info", priority="low", setting=f"{section}.level",
         ),
         Question(
