@@ -123,7 +123,7 @@ def _device(entry: Mapping[str, Any]) -> Device:
 
 
 def parse_mounts(text: str) -> dict[str, tuple[str, str]]:
-    """Mount point to (source, file system type), out of /proc/self/mounts.
+    """Mount point to (source, file system type), out of /proc/1/mounts.
 
     The last mount on a place is what one sees.
     """
@@ -241,6 +241,12 @@ def entry(
     return {"path": path, "mountpoints": mountpoints, "kind": kind, "encrypted": encrypted, "method": method, **marks}
 
 
+def drop_own_mounts(devices: Devices, mounts: Mapping[str, tuple[str, str]]) -> None:
+    """Keep the mount points that the machine has: in the sandbox of the client's unit, lsblk also tells of its own."""
+    for device in devices.values():
+        device.mountpoints = {place for place in device.mountpoints if place in mounts or not place.startswith("/")}
+
+
 def share_mountpoints(devices: Devices) -> None:
     """Give each device of a btrfs the mount points of all: lsblk shows them at the first one only."""
     together: dict[str, list[Device]] = {}
@@ -349,9 +355,11 @@ def collect() -> dict[str, Any] | str:
     devices = read_devices()
     if not devices:
         return unknown
+    mounts = parse_mounts(read(Path("/proc/1/mounts")) or read(Path("/proc/self/mounts")))
+    drop_own_mounts(devices, mounts)
     return examine(
         devices,
-        mounts=parse_mounts(read(Path("/proc/self/mounts"))),
+        mounts=mounts,
         swaps=parse_swaps(read(Path("/proc/swaps"))),
         datasets=parse_zfs(ask(["zfs", "list", "-H", "-o", "name,type,mounted,mountpoint,encryption"]) or ""),
         mapper_uuids={path.parts[3]: read(path).strip() for path in Path("/sys/block").glob("dm-*/dm/uuid")},

@@ -92,6 +92,7 @@ class Peer:
         self.tokens: dict[str, str] = {}
         self.patches: list[dict[str, str]] = []
         self.signed_manifest: tuple[str, str] | None = None
+        self.shown_certificate: str | None = None
         self.clock: Clock = utc_now
         self.on_request: Callable[[str], None] = lambda endpoint: None
         self.released = threading.Event()
@@ -223,6 +224,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     peer: Peer
     protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        endpoint = self.path.rpartition("/")[2]
+        self.peer.on_request(endpoint)
+        fault = self.peer.always or (self.peer.faults.popleft() if self.peer.faults else None)
+        if fault is not None:
+            self._misbehave(fault)
+            return
+        answer = {"server_certificate": self.peer.shown_certificate or self.peer.server_key.certificate.text}
+        self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))

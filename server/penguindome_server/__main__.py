@@ -16,12 +16,17 @@ def main() -> int:
         description="Serve the clients of PenguinDome, with the settings in /etc/penguindome/server.yml.",
         epilog="SIGHUP reads the settings again; SIGTERM ends it after the requests that are being answered.",
     )
-    parser.parse_args()
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="only read settings, checks and certificates, and say what is wrong with them",
+    )
+    arguments = parser.parse_args()
     try:
         # Imported here, so that --help and a misspelt word need no Flask.
-        from penguindome_server.gunicorn_runner import serve
+        from penguindome_server.gunicorn_runner import check, serve
 
-        serve(Paths.from_environment())
+        (check if arguments.check else serve)(Paths.from_environment())
     except PenguinDomeError as error:
         print(f"penguindome-server: {error.message}" + (f"; {error.hint}" if error.hint else ""), file=sys.stderr)
         return error.exit_status

@@ -131,7 +131,9 @@ def _audited(
     if not transitions and not forgotten_names:
         return None
     generation = client.get("generation", 0) + 1
-    raised = [NOT_REPORTING] if findings.silent_since(after) is not None else []
+    raised = [name for name in after.get("raised", ()) if name != NOT_REPORTING]
+    if findings.silent_since(after) is not None:
+        raised.append(NOT_REPORTING)
     return {
         **after,
         "generation": generation,

@@ -49,14 +49,23 @@ class TooLarge(PenguinDomeError):
 
 
 def receive(
-    store: Store, checks: CheckSet, client_id: str, report: Report, *, address: str, now: datetime, limits: Limits
+    store: Store,
+    checks: CheckSet,
+    client_id: str,
+    report: Report,
+    *,
+    address: str,
+    now: datetime,
+    limits: Limits,
+    deprecated_port: int | None = None,
 ) -> Receipt:
     """Take in a report that `client_id` has signed, and everything that follows from it; when this returns, all of it
     is on disk.
 
     In order: finish what an earlier report left over; refuse who is not enrolled; answer a resend as before,
     without storing it again; compare with the last report, evaluate the checks, and write down document and outbox
-    in one compare-and-swap; then trail, packages and issues.
+    in one compare-and-swap; then trail, packages and issues. `deprecated_port` is the port that it came over, if
+    clients should no longer use that.
 
     Raises UnknownClient, NotEnrolled and TooLarge, when nothing is stored; StoreUnavailable. After the last, the report
     may have been stored or not: the client sends it again.
@@ -70,7 +79,8 @@ def receive(
             raise NotEnrolled(before["state"])
         if report.report_id in before.get("recent_reports", ()):
             return Receipt(before["exchange"]["token"], duplicate=True)
-        surroundings = Surroundings(address, now, token, limits, _stored_packages(store, before, report))
+        stored_packages = _stored_packages(store, before, report)
+        surroundings = Surroundings(address, now, token, limits, stored_packages, deprecated_port)
         after = plan(before, report, checks, surroundings)
         if report.size >= MEASURED_FROM:
             _require_room(after)

@@ -38,6 +38,7 @@ class Connection:
         "accounted",
         "buffer",
         "framing",
+        "fresh",
         "handshaking",
         "limit",
         "lingering",
@@ -58,6 +59,8 @@ class Connection:
         self.started = now
         self.handshaking = isinstance(sock, ssl.SSLSocket)
         self.lingering = False
+        # Whoever connected a moment ago is about to ask; who was answered and asks nothing can connect anew.
+        self.fresh = True
         # The whole request that is being answered, empty while none is.
         self.pending = b""
         # What the worker's budget knows of `held_bytes`.

@@ -2,7 +2,7 @@
 
 The master reads and checks everything that comes from files; workers get it by the fork, and open the store themselves.
 On SIGHUP the master reads it all again and replaces the workers one generation by the next; what cannot be read leaves
-the old in force. `listen.*` is fixed for the life of the master.
+the old in force. Where it listens (`listen.*`, and which ports there are) is fixed for the life of the master.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import resource
 import socket
 import ssl
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # gunicorn carries no types
@@ -23,10 +24,11 @@ from penguindome.errors import PenguinDomeError
 from penguindome.files import ensure_directory
 from penguindome.paths import Paths
 from penguindome_server.deferred_store import DeferredStore
-from penguindome_server.listening import BACKLOG, listen
+from penguindome_server.listening import BACKLOG, listen_all
 from penguindome_server.metrics_directory import prepare_directory, worker_ended
+from penguindome_server.ports import Port, ports_of
 from penguindome_server.services import Configuration, Services, load_configuration
-from penguindome_server.tls import server_context
+from penguindome_server.tls import port_context
 
 if TYPE_CHECKING:
     from penguindome_server.web import Web
@@ -40,29 +42,38 @@ OPEN_FILES = 8192
 
 
 def serve(paths: Paths, server: type[Server] | None = None) -> None:
-    """Serve until SIGTERM. Raises SettingsError, or PenguinDomeError when the port cannot be had; does not return
+    """Serve until SIGTERM. Raises SettingsError, or PenguinDomeError when a port cannot be had; does not return
     otherwise.
     """
     configuration = load_configuration(paths)
-    _tls_context(configuration)
     settings = configuration.settings
-    listener = listen(settings["listen.address"], settings["listen.port"])
+    ports = ports_of(settings)
+    _contexts(ports)
+    listeners = listen_all(settings["listen.address"], [port.number for port in ports])
     logging.configure(settings, component="server", paths=paths)
+    for port in ports:
+        log.info("port {}: {}", port.number, _described(port))
     for warning in settings.warnings:
         log.warning("{}", warning)
     _close_stdin()
     _raise_file_limit()
     ensure_directory(paths.runtime, 0o755)
     prepare_directory(paths.runtime / "metrics")
-    Arbiter((server or Server)(configuration, listener)).run()
+    Arbiter((server or Server)(configuration, ports, listeners)).run()
+
+
+def check(paths: Paths) -> None:
+    """Read all that `serve` would, but private keys, which systemd hands to the service alone. Raises SettingsError."""
+    load_configuration(paths)
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # as above
     """What gunicorn asks for its configuration, and each worker for its application."""
 
-    def __init__(self, configuration: Configuration, listener: socket.socket) -> None:
+    def __init__(self, configuration: Configuration, ports: Sequence[Port], listeners: Sequence[socket.socket]) -> None:
         self.configuration = configuration
-        self._descriptor = listener.detach()
+        self._ports = tuple(ports)
+        self._descriptors = [listener.detach() for listener in listeners]
         self._web: Web | None = None
         super().__init__()
 
@@ -70,7 +81,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # as above
         """Translate our settings into gunicorn's."""
         settings = self.configuration.settings
         options: dict[str, Any] = {
-            "bind": [f"fd://{self._descriptor}"],
+            "bind": [f"fd://{descriptor}" for descriptor in self._descriptors],
             "backlog": BACKLOG,
             "workers": settings["workers"],
             "threads": settings["threads"],
@@ -93,9 +104,6 @@ class Server(BaseApplication):  # type: ignore[misc]  # as above
             "worker_exit": _worker_ends,
             "child_exit": self._child_ended,
         }
-        if settings["tls.certificate"] is not None:
-            options["certfile"] = str(settings["tls.certificate"])
-            options["keyfile"] = str(settings["tls.key"] or settings["tls.certificate"])
         for name, value in options.items():
             self.cfg.set(name, value)
 
@@ -103,14 +111,18 @@ class Server(BaseApplication):  # type: ignore[misc]  # as above
         """SIGHUP: read everything again, or say why the old stays in force."""
         try:
             configuration = load_configuration(self.configuration.paths)
-            _tls_context(configuration)
+            now = {port.number: port for port in ports_of(configuration.settings)}
+            ports = tuple(now.get(port.number, port) for port in self._ports)
+            _contexts(ports)
         except PenguinDomeError as error:
-            log.error("the settings were not read again: {}", error)
+            log.error("the settings were not read again: {}", f"{error}; {error.hint}" if error.hint else error)
             return
-        self.configuration = configuration
+        self.configuration, self._ports = configuration, ports
         logging.configure(configuration.settings, component="server", paths=configuration.paths)
         for warning in configuration.settings.warnings:
             log.warning("{}", warning)
+        if now.keys() != {port.number for port in ports}:
+            log.warning("other ports are listened on only after a restart: systemctl restart penguindome-server")
         super().reload()
 
     def load(self) -> Any:
@@ -123,9 +135,9 @@ class Server(BaseApplication):  # type: ignore[misc]  # as above
         self._web = application.extensions["penguindome"]
         return application
 
-    def tls_context(self) -> ssl.SSLContext | None:
-        """The context of a worker; None for plain HTTP."""
-        return _tls_context(self.configuration)
+    def tls_contexts(self) -> list[ssl.SSLContext | None]:
+        """The contexts of a worker, in the order of its sockets; None for plain HTTP."""
+        return _contexts(self._ports)
 
     def worker_begins(self) -> None:
         """Start what runs beside the requests of a worker."""
@@ -159,6 +171,11 @@ class Logger(BaseLogger):  # type: ignore[misc]  # as above
             gunicorn_log.propagate = True
             gunicorn_log.setLevel(self.loglevel)
 
+    def info(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        """All but where gunicorn listens: it knows one scheme for all sockets; `serve` names each with its own."""
+        if not str(msg).startswith("Listening at"):
+            super().info(msg, *args, **kwargs)
+
     def reopen_files(self) -> None:
         """Nothing is open here."""
 
@@ -172,11 +189,13 @@ def _worker_ends(_arbiter: Any, worker: Any) -> None:
         worker.app.worker_ends()
 
 
-def _tls_context(configuration: Configuration) -> ssl.SSLContext | None:
-    settings = configuration.settings
-    if settings["tls.certificate"] is None:
-        return None
-    return server_context(settings["tls.certificate"], settings["tls.key"])
+def _contexts(ports: Sequence[Port]) -> list[ssl.SSLContext | None]:
+    return [port_context(port) for port in ports]
+
+
+def _described(port: Port) -> str:
+    text = "plain HTTP" if port.certificate is None else f"HTTPS with {port.certificate}"
+    return f"{text}, deprecated" if port.deprecated else text
 
 
 def _close_stdin() -> None:

@@ -16,6 +16,7 @@ DUPLICATE_HOSTNAME = "duplicate-hostname"
 CLONED_CLIENT = "cloned-client"
 TRAIL_LIMIT = "trail-limit"
 PLUGIN_FAILED = "plugin-failed"
+DEPRECATED_PORT = "deprecated-port"
 
 
 class Described(Protocol):
@@ -95,6 +96,13 @@ KINDS: Mapping[str, IssueKind] = {
             "low",
             "Run `penguindome-client collect` on the machine and read what the plugin says.",
             timedelta(days=1),
+        ),
+        IssueKind(
+            DEPRECATED_PORT,
+            "the machine still reports over a port of this server that is to be given up",
+            "low",
+            "Let the machine use another URL: give it a new bundle (`penguindome enrolment export`), or set server.url "
+            "in its client.yml.",
         ),
     )
 }

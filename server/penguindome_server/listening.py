@@ -1,14 +1,28 @@
-"""The socket that the server listens on, made before anything else, so that a port in use is one clear line."""
+"""The sockets that the server listens on, made before anything else, so that a port in use is one clear line."""
 
 from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Iterable
 
 from penguindome.errors import PenguinDomeError
 
 BACKLOG = 1024
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+
+
+def listen_all(address: str, ports: Iterable[int]) -> list[socket.socket]:
+    """A listening socket for each port. Raises PenguinDomeError for the first that cannot be had; none is open then."""
+    listeners: list[socket.socket] = []
+    try:
+        for port in ports:
+            listeners.append(listen(address, port))  # noqa: PERF401  those before a failure are closed
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
 
 
 def listen(address: str, port: int) -> socket.socket:
@@ -20,9 +34,9 @@ def listen(address: str, port: int) -> socket.socket:
             return listen("0.0.0.0", port)  # noqa: S104  the administrator asked for all addresses
         shown = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         hint = {
-            errno.EADDRINUSE: "another program has it; see: ss -ltnp, or set listen.port",
+            errno.EADDRINUSE: "another program has it; see: ss -ltnp, or change listen.port or ports",
             errno.EADDRNOTAVAIL: "set listen.address to an address of this machine",
-            errno.EACCES: "ports below 1024 need a privilege; set listen.port",
+            errno.EACCES: "ports below 1024 need a privilege, which `penguindome setup` gives the service",
         }.get(error.errno or 0)
         raise PenguinDomeError(f"cannot listen on {shown}: {error.strerror or error}", hint=hint) from error
 

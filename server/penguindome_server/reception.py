@@ -19,7 +19,14 @@ from penguindome_server.checks import CheckSet
 from penguindome_server.compare import Change, compare_plugins, failed, same
 from penguindome_server.episodes import closing, opening
 from penguindome_server.evaluation import checks_digest, evaluate
-from penguindome_server.issue_kinds import CLONED_CLIENT, KINDS, NOT_REPORTING, PLUGIN_FAILED, TRAIL_LIMIT
+from penguindome_server.issue_kinds import (
+    CLONED_CLIENT,
+    DEPRECATED_PORT,
+    KINDS,
+    NOT_REPORTING,
+    PLUGIN_FAILED,
+    TRAIL_LIMIT,
+)
 from penguindome_server.reports import Limits, Report
 from penguindome_server.store import Document
 from penguindome_server.trail import Limited, limited, shortened
@@ -33,7 +40,7 @@ KEPT_COMMAND_BYTES = 256 * 1024
 @dataclass(frozen=True)
 class Surroundings:
     """What the plan needs beside the document and the report: the peer's address, the time, the next token, the
-    limits, the stored packages.
+    limits, the stored packages, and the port if the report came over one that is deprecated.
     """
 
     address: str
@@ -41,6 +48,7 @@ class Surroundings:
     token: str
     limits: Limits
     stored_packages: Document | None = None
+    deprecated_port: int | None = None
 
 
 def needs_stored_packages(before: Document, report: Report) -> bool:
@@ -75,7 +83,7 @@ def plan(before: Document, report: Report, checks: CheckSet, surroundings: Surro
         ),
         "plugins": _plugins(before, report),
         "commands": _commands(before, report, collected_at, now),
-        "raised": [name for name in before.get("raised", ()) if name != NOT_REPORTING],
+        "raised": [] if surroundings.deprecated_port is None else [DEPRECATED_PORT],
     }
     difference = _packages(before, report, after, surroundings.stored_packages)
     rows = limited(
@@ -187,6 +195,11 @@ def _own_transitions(
         yield opening(KINDS[TRAIL_LIMIT], source="server", first_seen_at=now)
     elif was_over and not over:
         yield closing(TRAIL_LIMIT, reason="resolved", last_seen_at=before.get("reported_at"))
+    if surroundings.deprecated_port is not None and DEPRECATED_PORT not in before.get("raised", ()):
+        port = {"port": surroundings.deprecated_port}
+        yield opening(KINDS[DEPRECATED_PORT], source="server", first_seen_at=now, details=port)
+    elif surroundings.deprecated_port is None and DEPRECATED_PORT in before.get("raised", ()):
+        yield closing(DEPRECATED_PORT, reason="resolved", last_seen_at=before.get("reported_at"))
     old_failures, failures = _failures(before.get("plugins", {})), _failures(after["plugins"])
     if failures - old_failures:
         details = {"plugins": sorted(failures)}

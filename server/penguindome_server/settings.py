@@ -10,9 +10,11 @@ from typing import Any
 
 from penguindome.bundle import server_url
 from penguindome.errors import InvalidData
-from penguindome.logging import LOGGING_SETTINGS
+from penguindome.logging import FACILITIES, LEVELS, LOGGING_SETTINGS
 from penguindome.paths import Paths
 from penguindome.settings import Schema, Setting, Settings, load
+from penguindome_server.mail import MAIL_SETTINGS, check_addresses
+from penguindome_server.ports import check_ports
 
 MEBIBYTE = 1 << 20
 
@@ -35,6 +37,8 @@ def server_settings_schema(paths: Paths) -> Schema:
             *_METRICS,
             *_LIMITS,
             *_TIME,
+            *MAIL_SETTINGS,
+            *_CLIENTS,
             *LOGGING_SETTINGS,
         )
     )
@@ -116,6 +120,16 @@ _WEB = (
         description="PEM file with the server's certificate and its chain. Empty: plain HTTP, for use behind a proxy.",
     ),
     Setting(name="tls.key", kind="path", description="PEM file with the private key of tls.certificate."),
+    Setting(
+        name="ports",
+        kind="map",
+        default={},
+        check=check_ports,
+        description="More ports to listen on, each with its own TLS: {9443: {certificate: /path, key: /path}}; without "
+        "a certificate plain HTTP. With deprecated: true, clients that still report over a port have an issue; so may "
+        "listen.port be marked, which keeps tls.* unless it has a certificate here. New ports, and keys that root "
+        "alone may read, are taken by `penguindome setup` and a restart.",
+    ),
     Setting(
         name="listen.access_log", kind=bool, default=False, description="Write a line to the log for each request."
     ),
@@ -267,7 +281,26 @@ _TIME = (
         default=timedelta(days=7),
         description="After how long without a report a client counts as not reporting.",
     ),
-    Setting(name="audit.interval", kind="duration", default="1h", description="How often the periodic audit runs."),
+    Setting(
+        name="audit.interval",
+        kind="duration",
+        default=timedelta(hours=1),
+        minimum=timedelta(minutes=1),
+        description="How often the timer runs the audit; taken by `penguindome setup`. Cron runs it every hour.",
+    ),
+    Setting(
+        name="audit.mail_to",
+        kind=str,
+        default="",
+        check=check_addresses,
+        description="Who is told by mail what the periodic audit finds: addresses, separated by commas. Empty: nobody.",
+    ),
+    Setting(
+        name="audit.scheduled",
+        kind=bool,
+        default=True,
+        description="Whether the timer, or cron where there is no systemd, runs the periodic audit.",
+    ),
     Setting(
         name="schedule.collect_interval",
         kind="duration",
@@ -279,6 +312,49 @@ _TIME = (
         kind="duration",
         default=timedelta(minutes=1),
         description="How often clients ask for updates and submit; carried to them by releases.",
+    ),
+)
+
+_CLIENTS = (
+    Setting(
+        name="clients.geolocation_key",
+        kind=str,
+        secret=True,
+        description="The Google geolocation API key of the clients; carried to them by releases.",
+    ),
+    Setting(
+        name="clients.logging.handler",
+        kind=str,
+        default="stderr",
+        choices=("stderr", "syslog", "file", "none"),
+        description="Where log records of clients go; carried to them by releases, like all of clients.logging.",
+    ),
+    Setting(
+        name="clients.logging.level",
+        kind=str,
+        default="info",
+        choices=tuple(LEVELS),
+        description="The least level of a record that a client logs there.",
+    ),
+    Setting(
+        name="clients.logging.syslog.facility",
+        kind=str,
+        default="daemon",
+        choices=tuple(FACILITIES),
+        description="The syslog facility of clients.",
+    ),
+    Setting(
+        name="clients.logging.syslog.host",
+        kind=str,
+        description="A syslog host for clients, reached by UDP. Not set: the machine's own /dev/log.",
+    ),
+    Setting(
+        name="clients.logging.syslog.port",
+        kind=int,
+        default=514,
+        minimum=1,
+        maximum=65535,
+        description="The UDP port of the syslog host of clients.",
     ),
 )
 

@@ -13,6 +13,7 @@ from penguindome_server.identities import Identities
 from penguindome_server.metrics import Metrics
 from penguindome_server.metrics_access import MetricsAccess
 from penguindome_server.polls import Polls
+from penguindome_server.ports import deprecated_numbers
 from penguindome_server.services import Services
 
 
@@ -33,6 +34,7 @@ class Web:
     health: Health
     metrics: Metrics
     metrics_access: MetricsAccess
+    deprecated_ports: frozenset[int]
 
     @classmethod
     def of(cls, services: Services) -> Web:
@@ -56,4 +58,5 @@ class Web:
             health=Health(store),
             metrics=Metrics(store),
             metrics_access=MetricsAccess(settings),
+            deprecated_ports=deprecated_numbers(settings),
         )

@@ -56,7 +56,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
         self._idle_seconds: float = settings["timeouts.keepalive"].total_seconds()
         # Form and multipart encoding add little to what the application accepts as a body.
         self._body_limit: int = settings["limits.body_bytes"]
-        self._tls: ssl.SSLContext | None = self.app.tls_context()
+        self._tls: dict[Any, ssl.SSLContext | None] = dict(zip(self.sockets, self.app.tls_contexts(), strict=True))
         self._poller = selectors.DefaultSelector()
         self._calls = PollableMethodQueue()
         self._ready: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
@@ -112,11 +112,13 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
             self._expire(now)
 
     def _stop(self) -> None:
-        """Close what is idle, give requests that are half here a moment, and wait for those that are being answered."""
+        """Close what is idle, give requests that are half here or about to come a moment, and wait for those that are
+        being answered.
+        """
         for listener in self.sockets:
             self._poller.unregister(listener)
             listener.close()
-        for connection in [one for one in self._waiting if not one.buffer]:
+        for connection in [one for one in self._waiting if not one.buffer and not one.fresh]:
             self._drop(connection)
         half_until = time.monotonic() + HALF_REQUEST_SECONDS
         until = time.monotonic() + self.cfg.graceful_timeout
@@ -143,14 +145,14 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
                 return
             if len(self._waiting) + len(self._answering) >= self.cfg.worker_connections:
                 self._drop_oldest()
-            self._add(sock, peer, listener.getsockname())
+            self._add(sock, peer, listener.getsockname(), self._tls[listener])
 
-    def _add(self, sock: socket.socket, peer: Any, server: Any) -> None:
+    def _add(self, sock: socket.socket, peer: Any, server: Any, tls: ssl.SSLContext | None) -> None:
         sock.setblocking(False)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._tls is not None:
-                sock = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            if tls is not None:
+                sock = tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         except OSError:
             sock.close()
             return
@@ -306,6 +308,8 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
         start = datetime.now() if self.log.access_log_enabled else None  # noqa: DTZ005  gunicorn subtracts two local times
         response, environ = wsgi.create(request, output, connection.peer, connection.server, self.cfg)
         environ["wsgi.multithread"] = True
+        # gunicorn knows one scheme for all sockets.
+        environ["wsgi.url_scheme"] = "https" if isinstance(connection.sock, ssl.SSLSocket) else "http"
         # All of it is here: what is wrong with its chunks and trailers is found before the application, not within.
         environ["wsgi.input"] = io.BytesIO(request.body.read())
         if not self.alive:
@@ -326,6 +330,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
         """In the loop again: wait for the next request, or end."""
         self._answering.discard(connection)
         connection.pending = b""
+        connection.fresh = False
         self._account(connection)
         connection.started = time.monotonic()
         try:

@@ -36,6 +36,11 @@ class Bundle:
     token: str | None
     created_at: datetime
 
+    @property
+    def fingerprint(self) -> str:
+        """The full fingerprint of the server key. Raises KeyMaterialError."""
+        return Certificate.from_text(self.server_certificate).fingerprint
+
     def to_text(self) -> str:
         """The bundle as the text of its file."""
         document = {

@@ -36,6 +36,11 @@ class Paths:
         return self.root / "usr/lib/penguindome/client"
 
     @property
+    def client_tree(self) -> Path:
+        """On a server: the plugins of the clients' packages, which the server's package carries to sign them."""
+        return self.root / "usr/share/penguindome/client"
+
+    @property
     def server_state(self) -> Path:
         """What the service user owns: the embedded store, recordings, web state."""
         return self.root / "var/lib/penguindome/server"

@@ -16,6 +16,7 @@ from penguindome_server.settings import load_server_settings
 from penguindome_server.store import open_store
 from penguindome_tools.cli import main
 from report_material import B, Machine, enrol, plugins
+from smtp_peer import SmtpPeer, smtp_peer
 
 SETTINGS = """
 business_time:
@@ -132,3 +133,119 @@ def test_hostile_text_is_shown_harmless(machine: Machine, capsys: pytest.Capture
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert out.count("\n") == 1
+
+
+@pytest.fixture
+def smtp(paths: Paths, machine: Machine) -> Iterator[SmtpPeer]:
+    """An SMTP server that the settings name; mail goes to two people."""
+    with smtp_peer() as peer:
+        mail = (
+            f'mail: {{host: 127.0.0.1, port: {peer.port}}}\naudit.mail_to: "Ann <ann@example.org>, ops@example.org"\n'
+        )
+        (paths.settings / "server.yml").write_text(SETTINGS + mail)
+        yield peer
+
+
+def test_what_the_timer_finds_past_its_grace_is_mailed(
+    machine: Machine, smtp: SmtpPeer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["issues", "audit", "--mail"]) == 0
+    assert smtp.mails == []
+    since(machine, 3)
+    assert main(["issues", "audit", "--mail"]) == 0
+    assert capsys.readouterr() == ("", "")
+    (mail,) = smtp.mails
+    assert smtp.recipients == [["ann@example.org", "ops@example.org"]]
+    assert mail["Subject"] == "[PenguinDome] 1 problem on 1 machine"
+    assert abs(mail["Date"].datetime - utc_now()) < timedelta(minutes=5)
+    assert mail["Message-ID"].startswith("<")
+    assert mail["Auto-Submitted"] == "auto-generated"
+    text = mail.get_content()
+    assert "laptop\r\n  no-firewall (high), since " in text.replace("\n", "\r\n").replace("\r\r", "\r")
+    assert "switch it on" in text
+    assert smtp.raw[0].isascii()
+
+
+def test_the_same_findings_are_mailed_again_after_a_day_and_new_ones_at_once(machine: Machine, smtp: SmtpPeer) -> None:
+    since(machine, 3)
+    for _ in range(3):
+        assert main(["issues", "audit", "--mail"]) == 0
+    assert len(smtp.mails) == 1
+    assert main(["issues", "open", "other", "lost"]) == 0
+    assert main(["issues", "audit", "--mail"]) == 0
+    assert smtp.mails[1]["Subject"] == "[PenguinDome] 2 problems on 2 machines"
+    assert main(["issues", "audit", "--mail"]) == 0
+    assert len(smtp.mails) == 2
+    state = machine.store.collection("server_state")
+    state.update("audit_mail", lambda told: {**(told or {}), "told_at": utc_now() - timedelta(days=1)})
+    assert main(["issues", "audit", "--mail"]) == 0
+    assert len(smtp.mails) == 3
+
+
+def test_a_mail_that_is_not_taken_does_not_end_the_audit_and_is_tried_again(
+    machine: Machine, smtp: SmtpPeer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    since(machine, 3)
+    smtp.refusal = "550 no such user"
+    assert main(["issues", "audit", "--mail"]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("laptop\tno-firewall\t")
+    assert "ann@example.org" in err
+    assert machine.store.collection("server_state").get("audit") is not None
+    smtp.refusal = ""
+    assert main(["issues", "audit", "--mail"]) == 0
+    assert len(smtp.mails) == 1
+
+
+def test_without_a_mail_server_the_findings_are_shown_and_no_password_is(
+    machine: Machine, paths: Paths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    since(machine, 3)
+    own = "mail: {host: 127.0.0.1, port: 1, user: audit, password: geheim}\naudit.mail_to: ann@example.org\n"
+    (paths.settings / "server.yml").write_text(SETTINGS + own)
+    assert main(["issues", "audit", "--mail"]) == 1
+    out, err = capsys.readouterr()
+    assert "no-firewall" in out
+    assert "127.0.0.1:1" in err
+    assert "geheim" not in out + err
+
+
+def test_without_an_address_the_timer_leaves_its_findings_in_the_journal(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    since(machine, 3)
+    assert main(["issues", "audit", "--mail"]) == 0
+    assert "no-firewall" in capsys.readouterr().out
+
+
+def test_an_audit_that_was_switched_off_is_not_run_by_the_timer(
+    machine: Machine, paths: Paths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    since(machine, 3)
+    (paths.settings / "server.yml").write_text(SETTINGS + "audit.scheduled: false\n")
+    assert main(["issues", "audit", "--mail"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["issues", "audit"]) == 1
+
+
+def test_no_host_name_forges_a_header_or_a_line_of_the_mail(machine: Machine, smtp: SmtpPeer) -> None:
+    clients = machine.store.collection("issues")
+    since(machine, 3)
+    (episode,) = machine.episodes("no-firewall")
+    hostile = "laptop\r\nBcc: eve@example.org\r\n\r\nall is well"
+    clients.update(episode["_id"], lambda issue: {**(issue or {}), "hostname": hostile})
+    assert main(["issues", "audit", "--mail"]) == 0
+    (mail,) = smtp.mails
+    assert smtp.recipients == [["ann@example.org", "ops@example.org"]]
+    assert "Bcc" not in mail
+    assert "\nall is well" not in mail.get_content()
+    assert "eve@example.org" not in str(mail["Subject"])
+
+
+@pytest.mark.parametrize("text", ["ann", "ann@", "ann@example.org bob@example.org", "ann@example.org,,@", "a\nb@c"])
+def test_what_is_no_mail_address_is_refused_when_settings_are_read(
+    machine: Machine, paths: Paths, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (paths.settings / "server.yml").write_text(SETTINGS + f"audit.mail_to: {json.dumps(text)}\n")
+    assert main(["issues", "audit", "--mail"]) == 2
+    assert "audit.mail_to" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from needs import require, require_program
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 SOURCES = ("src", "server", "tools", "plugins", "tests")
-LOCKS = ("client", "server", "development", "mongod")
+LOCKS = ("client", "server", "packaging", "development", "mongod")
 
 TOP_LEVEL = {
     *("debian", "arch", "src", "plugins", "server", "tools", "tests", "Makefile", "README.md", "pyproject.toml"),
@@ -51,7 +51,10 @@ OF_THE_WEB = {
     *(f"penguindome_server.{name}" for name in ("api", "application", "gunicorn_runner", "web", "worker")),
 }
 
-MAKE_TARGETS = {"help", "run", "test", "test-all", "test-pythons", "lint", "bench", "lock", "clean"}
+MAKE_TARGETS = {
+    *("help", "run", "test", "test-all", "test-pythons", "lint", "bench", "lock", "clean"),
+    *("wheelhouse", "deb", "pacman", "test-packages", "test-system"),
+}
 
 
 def python_files(*directories: str) -> Iterator[Path]:

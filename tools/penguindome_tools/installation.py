@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import pwd
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from penguindome import manifest, processes
+from penguindome import manifest, processes, systemd
 from penguindome.errors import PenguinDomeError, UsageError
 from penguindome.files import ensure_directory, write_atomically
 from penguindome.openpgp import DeviceKey, ServerKeyring
 from penguindome.paths import Paths
+from penguindome.settings import Settings, read_fragment, write_fragment
+from penguindome_server.settings import load_server_settings
+from penguindome_tools import units
+from penguindome_tools.answers import FRAGMENT, self_signed_files
 
 SERVICE_USER = "penguindome"
 MANIFEST_LIFE = timedelta(days=365)
@@ -60,6 +67,15 @@ def make_directories(paths: Paths) -> None:
         for directory in (paths.server_state, paths.logs / "server"):
             os.chown(directory, *owner, follow_symlinks=False)
         os.chown(paths.settings / "server.d", 0, owner[1], follow_symlinks=False)
+        _close_main_file(paths, owner[1])
+
+
+def _close_main_file(paths: Paths, group: int) -> None:
+    """Before the first setup: the administrator's file may come to hold a password, so nobody else reads it."""
+    main = paths.settings / "server.yml"
+    if main.exists() and not (paths.settings / FRAGMENT).exists():
+        os.chown(main, 0, group, follow_symlinks=False)
+        main.chmod(0o640)
 
 
 def make_keys(paths: Paths) -> Identity:
@@ -80,6 +96,66 @@ def make_keys(paths: Paths) -> Identity:
         write_atomically(enrolment_file, enrolment_key.text, mode=0o600)
     write_atomically(paths.releases / "enrolment.asc", enrolment_key.certificate.text, mode=0o644)
     return Identity(fingerprint, enrolment_key.certificate.fingerprint)
+
+
+def require_valid(settings: Settings, values: Mapping[str, Any]) -> None:
+    """Raise SettingsError for a value that its setting cannot have, before anything is written."""
+    Settings.of(settings.schema, {name: value for name, value in values.items() if value is not None})
+
+
+def write_settings(paths: Paths, values: Mapping[str, Any], *, self_signed: bool) -> Settings:
+    """Lay `values` (None: to be removed) over those of the last setup; returns the settings that are in force then.
+
+    With `self_signed`, a certificate for the URL's host is made unless there is one. What systemd has to know of the
+    settings is written beside them.
+    """
+    fragment = paths.settings / FRAGMENT
+    present = load_server_settings(paths)
+    merged = {**read_fragment(fragment), **values}
+    written = {name: value for name, value in merged.items() if value is not None}
+    if not (written.get("server.url") or present["server.url"]):
+        written["server.url"] = f"https://{socket.getfqdn()}:{written.get('listen.port', present['listen.port'])}"
+    if self_signed:
+        written.update(make_self_signed_certificate(paths, url_host(written.get("server.url", present["server.url"]))))
+    owner = service_user_ids()
+    write_fragment(fragment, written, mode=0o640 if owner else 0o600, owner=(0, owner[1]) if owner else None)
+    settings = load_server_settings(paths)
+    if systemd.has_unit(paths, units.SERVER) and units.write_drop_ins(settings, paths):
+        systemd.reread()
+    return settings
+
+
+def warnings(paths: Paths, settings: Settings, values: Mapping[str, Any]) -> Iterator[str]:
+    """What an administrator should know: unknown settings, answers that his own file overrides, a certificate for
+    another host.
+    """
+    yield from settings.warnings
+    for name, value in values.items():
+        origin = settings.origin(name)
+        overridden = origin.file not in (None, paths.settings / FRAGMENT)
+        if overridden and (value is None or settings[name] != settings.schema[name].convert(value)):
+            yield f"{name} stays {settings.shown(name)!r}: {origin} has the last word"
+    certificate = self_signed_files(paths)[0]
+    if settings["tls.certificate"] == certificate:
+        host = url_host(settings["server.url"])
+        option = "-checkip" if _is_address(host) else "-checkhost"
+        words = ["openssl", "x509", "-in", str(certificate), "-noout", option, host]
+        # Newer versions of openssl also say it by their exit status.
+        if b"NOT match" in processes.run(words, timeout=30, check=False).stdout:
+            yield f"{certificate} is for another host than {host}: clients will refuse it; to make a new one, delete it"
+
+
+def url_host(url: str) -> str:
+    """The host of a URL. Raises UsageError when there is none."""
+    host = urlsplit(url).hostname
+    if not host:
+        raise UsageError(f"{url!r} is no URL", hint="it looks like https://host:port")
+    return host
+
+
+def client_tree(paths: Paths) -> Path:
+    """The tree whose plugins are signed: what the server's package carries, else a client's own on this machine."""
+    return paths.client_tree if (paths.client_tree / "plugins").is_dir() else paths.client_code
 
 
 def _recorded_fingerprint(paths: Paths) -> str | None:
@@ -132,18 +208,21 @@ def make_self_signed_certificate(paths: Paths, host: str) -> Mapping[str, Any]:
     """Make a TLS key and a self-signed certificate for `host` (name or address) unless they exist; returns the settings
     that name them. Needs the program openssl. Raises ProcessError when it is missing or refuses.
     """
-    directory = paths.keys.parent / "tls"
+    certificate, key = self_signed_files(paths)
     owner = service_user_ids()
-    ensure_directory(directory, 0o750)
+    ensure_directory(key.parent, 0o750)
     if owner is not None:
-        os.chown(directory, 0, owner[1], follow_symlinks=False)
-    certificate, key = directory / "server.crt", directory / "server.key"
+        os.chown(key.parent, 0, owner[1], follow_symlinks=False)
     if not (certificate.exists() and key.exists()):
-        kind = "IP" if host.replace(".", "").isdigit() or ":" in host else "DNS"
+        kind = "IP" if _is_address(host) else "DNS"
         key_text = processes.run(
             ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"], timeout=30
         ).stdout
-        write_atomically(key, key_text, mode=0o640, owner=(0, owner[1]) if owner else None)
+        if systemd.has_unit(paths, units.SERVER):
+            # systemd hands the key to the service: the service user cannot read the file.
+            write_atomically(key, key_text, mode=0o600)
+        else:
+            write_atomically(key, key_text, mode=0o640, owner=(0, owner[1]) if owner else None)
         certificate_text = processes.run(
             [
                 "openssl", "req", "-x509", "-key", str(key), "-sha256", "-days", str(CERTIFICATE_DAYS),
@@ -155,3 +234,11 @@ def make_self_signed_certificate(paths: Paths, host: str) -> Mapping[str, Any]:
             raise PenguinDomeError("openssl made no certificate", hint="run it by hand: openssl req -x509 ...")
         write_atomically(certificate, certificate_text, mode=0o644)
     return {"tls.certificate": str(certificate), "tls.key": str(key)}
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -18,7 +18,7 @@ from typing import Any
 from penguindome.errors import InvalidData
 from penguindome.logging import get_logger
 from penguindome_server.answers import Answer, json_answer, refusal_answer
-from penguindome_server.api import acknowledge_patch, enroll, healthz, metrics, submit, update
+from penguindome_server.api import acknowledge_patch, enroll, healthz, metrics, server_certificate, submit, update
 from penguindome_server.refusals import Refusal
 from penguindome_server.store import StoreUnavailable
 from penguindome_server.web import Web
@@ -39,6 +39,7 @@ VIEWS: Mapping[str, tuple[str, View]] = {
     "acknowledge_patch": ("POST", acknowledge_patch.view),
     "healthz": ("GET", healthz.view),
     "metrics": ("GET", metrics.view),
+    "server_certificate": ("GET", server_certificate.view),
 }
 
 

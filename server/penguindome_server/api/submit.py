@@ -44,6 +44,7 @@ def view(web: Web, environ: Mapping[str, Any]) -> dict[str, Any]:
             address=web.peers.address(environ),
             now=now,
             limits=web.report_limits,
+            deprecated_port=_deprecated_port(web, environ),
         )
     except clients.NotEnrolled as error:
         # Since its identity was looked up, a moment ago, an administrator decided about it.
@@ -55,6 +56,12 @@ def view(web: Web, environ: Mapping[str, Any]) -> dict[str, Any]:
     web.metrics.report_received(duplicate=receipt.duplicate)
     update = news(services.store, services.manifest, web.open_deliveries, client_id, holds, now=now)
     return {"status": "ok", "exchange_token": receipt.exchange_token, "update": update}
+
+
+def _deprecated_port(web: Web, environ: Mapping[str, Any]) -> int | None:
+    """The port of ours that this came over, if clients should use another."""
+    port = int(environ["SERVER_PORT"])
+    return port if port in web.deprecated_ports else None
 
 
 def _report(message: Message) -> Report:

@@ -172,3 +172,14 @@ def open_store(uri: str) -> Store:
         f"database.uri: {uri.split(':', 1)[0]!r} is no known store",
         hint="use sqlite:///path or mongodb://host/database",
     )
+
+
+def require_access(uri: str) -> None:
+    """Raise `StoreUnavailable`, or `StoreError` that says why, unless the database that `uri` names lets us in.
+
+    Changes nothing there. An embedded store needs no access.
+    """
+    if uri.startswith(("mongodb:", "mongodb+srv:")):
+        from penguindome_server.store.mongodb_connection import require_access as of_mongodb
+
+        of_mongodb(uri)

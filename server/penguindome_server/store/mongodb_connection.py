@@ -108,6 +108,16 @@ def connect(address: Address, **options: Any) -> MongoClient[Document]:
         raise StoreError(f"database.uri: {address.shown}: {address.without_secrets(str(error))}") from None
 
 
+def require_access(uri: str) -> None:
+    """Raise StoreError unless the database can be reached and lets the user of `uri` read it. Changes nothing."""
+    address = parse_address(uri)
+    try:
+        with connect(address) as client:
+            client[address.database].list_collection_names()
+    except (PyMongoError, BSONError) as error:
+        raise translated(error, address) from None
+
+
 class Guard:
     """Stands before every call to the database: its errors become ours, and who comes while it is away need not wait.
 

@@ -112,7 +112,15 @@ class Client:
         if not os.access(self.paths.client_state, os.R_OK | os.X_OK) and self.paths.client_state.exists():
             raise NeedsRoot(f"{self.paths.client_state} belongs to root", hint="run this with sudo")
         if not self.settings["server.url"] or not (self.paths.client_state / "device.key").exists():
-            raise NotSetUp("this machine is not set up yet", hint="run: sudo penguindome-client setup --bundle FILE")
+            raise NotSetUp(
+                "this machine is not set up yet: it waits for the bundle of its server",
+                hint="run: sudo penguindome-client setup --bundle FILE",
+            )
+        if self.identity.awaited_fingerprint is not None:
+            raise NotSetUp(
+                f"this machine waits for its server, {self.settings['server.url']}, which has not shown its key yet",
+                hint="it tries every minute; is this machine connected to a network?",
+            )
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from penguindome.openpgp import Certificate, DeviceKey
 from penguindome.paths import Paths
 
 KEY_LIMIT = 64 << 10
+AWAITED = "server.fingerprint"
 _SET_UP = "run: sudo penguindome-client setup --bundle FILE"
 _NOT_IN_A_HOST_NAME = re.compile(r"[^a-z0-9.-]+")
 
@@ -41,6 +42,12 @@ class Identity:
     def server_certificate(self) -> Certificate:
         """The one certificate whose signatures may make something run here. Raises NotSetUp."""
         return Certificate.from_text(self._required("server.asc"))
+
+    @property
+    def awaited_fingerprint(self) -> str | None:
+        """The fingerprint of a server key whose certificate is still to be fetched; None when there is none."""
+        text = self._optional(AWAITED)
+        return None if text is None else text.decode("ascii", "replace").strip()
 
     @property
     def enrolment_key(self) -> DeviceKey | None:

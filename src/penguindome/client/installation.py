@@ -1,5 +1,5 @@
-"""What `setup` makes of a bundle: the device key (once), the pinned certificates, and the setting that names the
-server.
+"""What `setup` makes of a bundle, or of a URL and a fingerprint: the device key (once), the pinned certificates, and
+the setting that names the server.
 
 Running it again changes nothing needlessly. The device key is never overwritten; another server certificate than the
 one that is pinned takes `force`, because whoever holds that server's key decides what runs here.
@@ -16,7 +16,7 @@ from pathlib import Path
 from penguindome.bundle import MAXIMUM_BYTES, Bundle
 from penguindome.client.context import Client, refuse_plain_http
 from penguindome.client.errors import NeedsRoot
-from penguindome.client.identity import KEY_LIMIT
+from penguindome.client.identity import AWAITED, KEY_LIMIT
 from penguindome.client.state import ClientState, StateFile
 from penguindome.errors import InvalidData, PenguinDomeError, UsageError
 from penguindome.files import FileLock, ensure_directory, read_limited, write_atomically
@@ -37,6 +37,21 @@ class SetUp:
     changed_server: bool
     enrolled: bool
     overridden: str = ""
+    waits_because: str = ""
+    """Why the server could not be met yet; empty when it was."""
+
+
+@dataclass(frozen=True)
+class Introduction:
+    """A server that is known by its URL and the full fingerprint of its key, which a person typed; the certificate is
+    fetched when the server can be reached. `ca_certificate` is PEM text.
+    """
+
+    server_url: str
+    fingerprint: str
+    ca_certificate: str | None
+    token: str | None
+    enrolment_key: None = None
 
 
 def read_bundle(name: str) -> Bundle:
@@ -53,6 +68,14 @@ def with_token(bundle: Bundle, name: str, *, beside: str) -> Bundle:
     """
     if name == beside == "-":
         raise UsageError("bundle and token cannot both come from standard input", hint="put one into a file")
+    return replace(bundle, token=read_token(name))
+
+
+def read_token(name: str) -> str:
+    """The one-time token in a file that nobody else may read or write, or on standard input (`-`).
+
+    Raises UsageError.
+    """
     words = _read_secret(name, "it holds the line that `penguindome enrolment token` printed").split()
     try:
         (token,) = (word.decode("ascii") for word in words)
@@ -60,7 +83,7 @@ def with_token(bundle: Bundle, name: str, *, beside: str) -> Bundle:
         raise UsageError(
             f"{name} does not hold one token", hint="it holds the line that `penguindome enrolment token` printed"
         ) from error
-    return replace(bundle, token=token)
+    return token
 
 
 def _read_secret(name: str, hint: str) -> bytes:
@@ -82,48 +105,49 @@ def _read_secret(name: str, hint: str) -> bytes:
         raise UsageError(f"{name}: {error.strerror}", hint=hint) from error
 
 
-def set_up(client: Client, bundle: Bundle, *, force: bool) -> SetUp:
-    """Make this machine a client of the bundle's server. Raises UsageError, SettingsError, InvalidData,
-    KeyMaterialError or NeedsRoot.
+def set_up(client: Client, source: Bundle | Introduction, *, force: bool) -> SetUp:
+    """Make this machine a client of the server of a bundle, or of one that is fetched later (see `introduction`).
+
+    Raises UsageError, SettingsError, InvalidData, KeyMaterialError or NeedsRoot.
     """
     paths = client.paths
-    refuse_plain_http(bundle.server_url, allowed=client.settings["allow_plain_http"])
-    _check_authorities(bundle)
-    certificate = Certificate.from_text(bundle.server_certificate)
+    refuse_plain_http(source.server_url, allowed=client.settings["allow_plain_http"])
+    check_authorities(source.ca_certificate)
     try:
         ensure_directory(paths.client_state, 0o700)
         ensure_directory(paths.settings, 0o755)
         ensure_directory(paths.settings / "client.d", 0o755)
         with FileLock(paths.client_state / "lock"):
-            changed = _is_another_server(paths.client_state, certificate, force=force)
+            changed = require_same_server(client, source.fingerprint, force=force)
             key, made = _device_key(paths.client_state)
             state_file = StateFile(paths.client_state / "state.json")
             state = state_file.load()
             if changed:
                 state = _forget_server(client, state)
                 state_file.save(state)
-            _write_trust(paths.client_state, bundle, certificate, enrolled=state.enrolment == "enrolled")
-            write_fragment(paths.settings / FRAGMENT, {"server.url": bundle.server_url}, mode=0o644)
+            _write_trust(paths.client_state, source, enrolled=state.enrolment == "enrolled")
+            write_fragment(paths.settings / FRAGMENT, {"server.url": source.server_url}, mode=0o644)
     except PermissionError as error:
         raise NeedsRoot(f"{error.filename} cannot be written", hint="run this with sudo") from error
     return SetUp(
         client_id=key.certificate.fingerprint,
-        server_fingerprint=certificate.fingerprint,
-        server_url=bundle.server_url,
+        server_fingerprint=source.fingerprint,
+        server_url=source.server_url,
         made_key=made,
         changed_server=changed,
         enrolled=state.enrolment == "enrolled",
-        overridden=_overridden(client, bundle.server_url),
+        overridden=_overridden(client, source.server_url),
     )
 
 
-def _check_authorities(bundle: Bundle) -> None:
-    if bundle.ca_certificate is None:
+def check_authorities(pem: str | None) -> None:
+    """Raise InvalidData unless the text (None: no authorities of our own) holds certificates to trust for TLS."""
+    if pem is None:
         return
     import ssl
 
     try:
-        ssl.create_default_context(cadata=bundle.ca_certificate)
+        ssl.create_default_context(cadata=pem)
     except (ssl.SSLError, ValueError) as error:
         raise InvalidData(
             f"this is not a usable enrolment bundle: its ca_certificate cannot be read ({error})",
@@ -131,24 +155,30 @@ def _check_authorities(bundle: Bundle) -> None:
         ) from error
 
 
-def _is_another_server(directory: Path, certificate: Certificate, *, force: bool) -> bool:
+def require_same_server(client: Client, fingerprint: str, *, force: bool) -> bool:
     """Whether another server was trusted until now. Raises UsageError unless `force`."""
-    try:
-        pinned = Certificate.from_text(read_limited(directory / "server.asc", KEY_LIMIT)).fingerprint
-    except FileNotFoundError:
-        return False
-    except (PenguinDomeError, OSError) as error:
-        if isinstance(error, PermissionError):
-            raise
-        pinned = "unreadable"
-    if pinned == certificate.fingerprint:
+    pinned = trusted_fingerprint(client)
+    if pinned in (None, fingerprint):
         return False
     if not force:
         raise UsageError(
-            f"this machine trusts another server (key {pinned}), and the bundle is of key {certificate.fingerprint}",
+            f"this machine trusts another server (key {pinned}), and this one is of key {fingerprint}",
             hint="if that is right, add --force: reports that wait for the old server are then deleted",
         )
     return True
+
+
+def trusted_fingerprint(client: Client) -> str | None:
+    """The fingerprint of the server key that this machine trusts, or waits to meet; None before any setup."""
+    directory = client.paths.client_state
+    try:
+        return Certificate.from_text(read_limited(directory / "server.asc", KEY_LIMIT)).fingerprint
+    except FileNotFoundError:
+        return client.identity.awaited_fingerprint
+    except PermissionError as error:
+        raise NeedsRoot(f"{error.filename} belongs to root", hint="run this with sudo") from error
+    except (PenguinDomeError, OSError):
+        return "unreadable"
 
 
 def _device_key(directory: Path) -> tuple[DeviceKey, bool]:
@@ -170,12 +200,17 @@ def _forget_server(client: Client, state: ClientState) -> ClientState:
     return ClientState(sequence=state.sequence)
 
 
-def _write_trust(directory: Path, bundle: Bundle, certificate: Certificate, *, enrolled: bool) -> None:
+def _write_trust(directory: Path, source: Bundle | Introduction, *, enrolled: bool) -> None:
     """Write what is trusted, and what enrolment needs unless that is done already."""
-    _write_or_remove(directory / "ca.pem", bundle.ca_certificate)
-    _write_or_remove(directory / "enrolment.key", None if enrolled else bundle.enrolment_key)
-    _write_or_remove(directory / "enrolment.token", None if enrolled else bundle.token)
-    write_atomically(directory / "server.asc", certificate.text, mode=0o600)
+    _write_or_remove(directory / "ca.pem", source.ca_certificate)
+    _write_or_remove(directory / "enrolment.key", None if enrolled else source.enrolment_key)
+    _write_or_remove(directory / "enrolment.token", None if enrolled else source.token)
+    if isinstance(source, Introduction):
+        write_atomically(directory / AWAITED, f"{source.fingerprint}\n", mode=0o600)
+        (directory / "server.asc").unlink(missing_ok=True)
+    else:
+        write_atomically(directory / "server.asc", source.server_certificate, mode=0o600)
+        (directory / AWAITED).unlink(missing_ok=True)
 
 
 def _write_or_remove(path: Path, text: str | None) -> None:

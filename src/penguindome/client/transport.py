@@ -57,9 +57,16 @@ class Transport:
         if len(body) > COMPRESS_FROM:
             body = _gzip(body)
             headers["Content-Encoding"] = "gzip"
+        return self._ask("POST", endpoint, headers, body)
+
+    def get(self, endpoint: str) -> dict[str, Any]:
+        """Ask for what anybody may have, and return the JSON object of a successful answer. Raises as `post`."""
+        return self._ask("GET", endpoint, {"Accept": "application/json", "User-Agent": "penguindome-client"}, None)
+
+    def _ask(self, method: str, endpoint: str, headers: Mapping[str, str], body: bytes | None) -> dict[str, Any]:
         try:
             response = self._pool.request(
-                "POST", self.url + PREFIX + endpoint, body=body, headers=headers, timeout=self._timeout,
+                method, self.url + PREFIX + endpoint, body=body, headers=headers, timeout=self._timeout,
                 retries=False, redirect=False, preload_content=False, decode_content=False,
             )  # fmt: skip
             try:

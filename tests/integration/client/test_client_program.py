@@ -16,12 +16,18 @@ from penguindome.client.cli import VERBS
 PROGRAM = "penguindome.client"
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "setup"])
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("setup", "run")])
 def test_before_setup_every_verb_says_what_to_do(machine: Machine, verb: str) -> None:
     done = machine.run(verb)
     assert done.returncode == 1
     assert done.stderr.decode().count("\n") == 1
     assert "penguindome-client setup --bundle" in done.stderr.decode()
+
+
+def test_before_setup_the_timers_run_waits_in_silence(machine: Machine) -> None:
+    done = machine.run("run")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert b"it waits for the bundle of its server" in machine.run("status").stderr
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import stat
+import subprocess
 
 import pytest
 
-from client_peer import Machine, Peer
+from client_peer import PORTAL, Machine, Peer
 from penguindome import json
-from penguindome.openpgp import DeviceKey
+from penguindome.openpgp import Certificate, DeviceKey
 
 
 def bundle_file(machine: Machine, text: str | None = None, mode: int = 0o600) -> str:
@@ -136,3 +137,123 @@ def test_a_waiting_machine_is_told_its_fingerprint(machine: Machine, peer: Peer)
     status = machine.run("status").stdout.decode()
     assert "waits for approval" in status
     assert machine.client().identity.client_id in status
+
+
+@pytest.fixture
+def token(machine: Machine) -> str:
+    """A file with a one-time token."""
+    path = machine.paths.root / "token"
+    path.write_text("one-time-token\n")
+    path.chmod(0o600)
+    return str(path)
+
+
+def fingerprint(peer: Peer) -> str:
+    return peer.server_key.certificate.fingerprint
+
+
+def answer(machine: Machine, *lines: str) -> subprocess.CompletedProcess[bytes]:
+    return machine.run("setup", "--answers", "-", stdin="".join(f"{line}\n" for line in lines).encode())
+
+
+def test_a_url_a_fingerprint_and_a_token_lead_to_a_report(machine: Machine, peer: Peer, token: str) -> None:
+    typed = " ".join(fingerprint(peer)[place : place + 4] for place in range(0, 40, 4)).lower()
+    done = machine.run("setup", "--url", peer.url, "--fingerprint", typed, "--token-file", token)
+    assert done.returncode == 0, done.stderr
+    assert machine.run("run").returncode == 0
+    assert peer.reports[0]["plugins"]["hello"] == {"said": "hello"}
+    assert not (machine.paths.client_state / "enrolment.token").exists()
+
+
+def test_a_server_with_another_key_than_the_typed_one_is_refused_and_not_shown(
+    machine: Machine, peer: Peer, token: str
+) -> None:
+    peer.shown_certificate = DeviceKey.generate("impostor").certificate.text
+    done = machine.run("setup", "--url", peer.url, "--fingerprint", fingerprint(peer), "--token-file", token)
+    assert done.returncode == 1
+    assert b"another key than the one whose fingerprint was given" in done.stderr
+    # Nobody shall copy the fingerprint from there.
+    assert Certificate.from_text(peer.shown_certificate).fingerprint.encode() not in done.stderr
+    assert not machine.paths.client_state.exists()
+    refused = answer(machine, f"url={peer.url}", f"fingerprint={fingerprint(peer)}", f"token-file={token}")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(b"penguindome-client: fingerprint: ")
+    assert peer.requests == []
+
+
+@pytest.mark.parametrize("shown", ["no certificate", "x" * 70_000])
+def test_what_is_no_certificate_is_refused_in_one_line(machine: Machine, peer: Peer, token: str, shown: str) -> None:
+    peer.shown_certificate = shown
+    done = machine.run("setup", "--url", peer.url, "--fingerprint", fingerprint(peer), "--token-file", token)
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_a_server_that_is_away_is_met_when_it_is_there(machine: Machine, peer: Peer, token: str) -> None:
+    peer.always = PORTAL
+    done = answer(machine, f"url={peer.url}", f"fingerprint={fingerprint(peer)}", f"token-file={token}")
+    assert done.returncode == 0, done.stderr
+    assert b"it is tried every minute" in done.stdout
+    waiting = machine.run("status")
+    assert waiting.returncode == 1
+    assert f"waits for its server, {peer.url}".encode() in waiting.stderr
+    ran = machine.run("run")
+    assert ran.returncode == 0
+    assert b"the server cannot be met yet" in ran.stderr
+    peer.always = None
+    peer.shown_certificate = DeviceKey.generate("impostor").certificate.text
+    assert b"another key" in machine.run("run").stderr
+    assert peer.reports == []
+    peer.shown_certificate = None
+    assert machine.run("run").returncode == 0
+    assert len(peer.reports) == 1
+
+
+def test_without_a_bundle_a_token_is_needed(machine: Machine, peer: Peer) -> None:
+    done = answer(machine, f"url={peer.url}", f"fingerprint={fingerprint(peer)}")
+    assert done.returncode == 2
+    assert b"token-file: without a bundle, a one-time token is needed" in done.stderr
+    assert not machine.paths.client_state.exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("bundle=/no/such/file", "there is no file"), ("url=server.example", "not the URL"),
+        ("url=http://server.example", "not encrypted"), ("bundel=/x", "no such question"),
+        ("bundle", "question=answer"),
+    ],
+)  # fmt: skip
+def test_a_wrong_answer_is_refused_and_nothing_is_changed(machine: Machine, line: str, reason: str) -> None:
+    done = answer(machine, line)
+    assert done.returncode == 2
+    assert reason in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+    assert not machine.paths.client_state.exists()
+
+
+def test_no_answers_leave_a_machine_that_waits(machine: Machine) -> None:
+    done = answer(machine)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"waits for: penguindome-client setup --bundle FILE" in done.stdout
+    assert not machine.paths.client_state.exists()
+
+
+def test_answers_in_force_change_nothing_and_need_no_server(machine: Machine, peer: Peer) -> None:
+    assert answer(machine, f"bundle={bundle_file(machine)}").returncode == 0
+    peer.always = PORTAL
+    (machine.paths.root / "bundle.json").unlink()
+    before = {path: path.read_bytes() for path in machine.paths.client_state.iterdir()}
+    printed = machine.run("setup", "--print").stdout
+    assert f"url={peer.url}\n".encode() in printed
+    assert b"\nbundle=\n" in printed
+    done = machine.run("setup", "--answers", "-", stdin=printed)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.read_bytes() for path in machine.paths.client_state.iterdir()} == before
+
+
+def test_a_bundle_of_another_server_is_no_answer(enrolled: Machine) -> None:
+    other = enrolled.peer.bundle(server_certificate=DeviceKey.generate("other").certificate.text)
+    done = answer(enrolled, f"bundle={bundle_file(enrolled, other.to_text())}")
+    assert done.returncode == 2
+    assert b"bundle: this machine trusts another server" in done.stderr

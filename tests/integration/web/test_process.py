@@ -68,6 +68,19 @@ def test_sigterm_lets_a_request_that_is_half_here_finish(server: Server) -> None
     assert server.process.wait(timeout=20) == 0
 
 
+def test_sigterm_lets_those_ask_who_have_just_connected(server: Server) -> None:
+    server.start(workers=1)
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        # The worker takes connections in their order: once a later one was answered, it has this one too.
+        assert requests.get(f"{server.url}{PREFIX}healthz", timeout=5).status_code == 200
+        assert server.process is not None
+        server.process.terminate()
+        until(lambda: not listens(server.port), what="the end of listening")
+        connection.sendall(b"GET /penguindome/v1/healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b" 200 OK" in connection.makefile("rb").readline()
+    assert server.process.wait(timeout=20) == 0
+
+
 def test_when_the_master_is_killed_no_worker_stays_listening(server: Server) -> None:
     server.start()
     workers = server.workers()

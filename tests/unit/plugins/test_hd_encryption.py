@@ -249,6 +249,13 @@ def test_mount_points_of_containers_and_snaps_do_not_show(plugin: ModuleType) ->
     assert rows(report) == ["/dev/sda / filesystem none"]
 
 
+def test_mount_points_of_the_clients_own_sandbox_do_not_show(plugin: ModuleType) -> None:
+    places = ["/", "/var/lib/penguindome/client", "/var/tmp", "[SWAP]"]
+    devices = plugin.parse_lsblk(lsblk(disk("sda", mountpoints=places)))
+    plugin.drop_own_mounts(devices, {"/": ("/dev/sda", "ext4"), "/home": ("/dev/sdb", "ext4")})
+    assert devices["sda"].mountpoints == {"/", "[SWAP]"}
+
+
 def test_a_swap_file_on_a_file_system_that_is_not_there_is_unknown(plugin: ModuleType) -> None:
     report = of(
         plugin, disk("sda", "/"), swaps=[("/x/swap file", "file")], mounts={"/x": ("nfs:/x", "nfs"), "/": ("", "")}

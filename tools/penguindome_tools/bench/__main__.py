@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import sys
 import tempfile
 from collections.abc import Iterable
 from compileall import compile_dir
@@ -24,7 +25,8 @@ from penguindome_tools.scratch_site import CHECKOUT
 
 STORES = ("sqlite", "mongodb")
 AUDITS = (1_000, 10_000)
-console = Console()
+# A table cut to the width of a pipe is of no use.
+console = Console(width=None if sys.stdout.isatty() else 140)
 
 
 def machine() -> dict[str, Any]:

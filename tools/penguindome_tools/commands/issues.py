@@ -8,10 +8,12 @@ from typing import Any
 import click
 
 from penguindome.errors import UsageError
-from penguindome_server.audit import AuditSettings, audit
+from penguindome_server import audit_mail
+from penguindome_server.audit import AuditResult, AuditSettings, audit
 from penguindome_server.business_time import from_settings
 from penguindome_server.enrolment import find_client
 from penguindome_server.issues import SEVERITIES, Grace, Listed, close_issue, list_issues, open_issue, open_issues
+from penguindome_server.mail import MailNotSent, send
 from penguindome_server.store import Document
 from penguindome_tools.context import Context, pass_context
 from penguindome_tools.output import json_option, print_json, print_table
@@ -34,19 +36,33 @@ def command() -> None:
 
 
 @command.command("audit")
+@click.option(
+    "--mail", "by_timer", is_flag=True, help="As the timer does: if audit.scheduled is on, by mail to audit.mail_to."
+)
 @json_option
 @pass_context
-def audit_command(context: Context, *, as_json: bool) -> None:
+def audit_command(context: Context, *, by_timer: bool, as_json: bool) -> None:
     """Look for what time alone brings, then show all issues that are past their grace period.
 
-    Exits with 1 when there is anything to show.
+    Exits with 1 when there is anything to show; with --mail only when the mail was not taken, which is then shown
+    instead.
 
     \b
     Examples:
       penguindome issues audit
       penguindome issues audit --json | jq -r '.past_grace[].client'
     """
+    if by_timer and not context.settings["audit.scheduled"]:
+        return
     result = audit(context.store, context.checks, AuditSettings.from_settings(context.settings), now=context.clock())
+    if by_timer and _told(context, result):
+        return
+    _show_audit(result, as_json=as_json)
+    if result.found_problems and (not by_timer or context.settings["audit.mail_to"]):
+        raise click.exceptions.Exit(FOUND_PROBLEMS)
+
+
+def _show_audit(result: AuditResult, *, as_json: bool) -> None:
     if as_json:
         print_json(
             {
@@ -56,14 +72,29 @@ def audit_command(context: Context, *, as_json: bool) -> None:
                 "clients": result.clients,
             }
         )
-    else:
-        for warning in result.warnings:
-            click.echo(f"warning: {warning}", err=True)
-        print_table([issue.row() for issue in result.past_grace], AUDIT_COLUMNS, as_json=False)
-        if result.in_grace:
-            click.echo(f"{len(result.in_grace)} more in grace: penguindome issues list --all", err=True)
-    if result.found_problems:
-        raise click.exceptions.Exit(FOUND_PROBLEMS)
+        return
+    for warning in result.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    print_table([issue.row() for issue in result.past_grace], AUDIT_COLUMNS, as_json=False)
+    if result.in_grace:
+        click.echo(f"{len(result.in_grace)} more in grace: penguindome issues list --all", err=True)
+
+
+def _told(context: Context, result: AuditResult) -> bool:
+    """Tell by mail what is due; False when it has to be shown instead: there is nobody to mail to, or no way."""
+    settings, now = context.settings, context.clock()
+    if not settings["audit.mail_to"]:
+        return False
+    if not audit_mail.is_due(context.store, result, now=now):
+        return True
+    try:
+        send(settings, audit_mail.compose(settings, result, now=now))
+    except MailNotSent as error:
+        # The audit was made and its findings are stored; the next one tries again.
+        click.echo(f"warning: {error.message}; {error.hint or 'look at its log'}", err=True)
+        return False
+    audit_mail.note_told(context.store, result, now=now)
+    return True
 
 
 @command.command("list")

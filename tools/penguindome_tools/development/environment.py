@@ -1,4 +1,4 @@
-"""Make what a task needs: `python3 environment.py NEED...`, where a need is `venv`, `tests`, `run`, `mongod` or `lint`.
+"""Make what a task needs: `python3 environment.py NEED...`, where a need is `venv` or another name in NEEDS below.
 
 `venv` is `.venv` with exactly what tools/locks/development.txt says and the project itself, editable. It carries
 stamps of what it was made from, so that the second time costs nothing. The other needs add system packages: they are
@@ -35,13 +35,38 @@ PACKAGES = {
     "openssl": ("openssl", "openssl"),
     "setpriv": ("util-linux", "util-linux"),
     "shellcheck": ("shellcheck", "shellcheck"),
+    "dpkg-buildpackage": ("dpkg-dev", "dpkg"),
+    "dh": ("debhelper", "debhelper"),
+    "debconf-gettextize": ("po-debconf", "po-debconf"),
+    "lintian": ("lintian", "lintian"),
+    "git": ("git", "git"),
+    "makepkg": ("makepkg", "pacman"),
+    "bsdtar": ("libarchive-tools", "libarchive"),
+    "fakeroot": ("fakeroot", "fakeroot"),
+    "zstd": ("zstd", "zstd"),
+    "man": ("man-db", "man-db"),
+    "mmdebstrap": ("mmdebstrap", "mmdebstrap"),
+    "systemd-nspawn": ("systemd-container", "systemd"),
+    "/usr/bin/python3": ("python3", "python"),
     "/usr/share/zoneinfo/Europe/Berlin": ("tzdata", "tzdata"),
     "import ensurepip": ("python3-venv", "python"),
     "libcurl.so.4": ("libcurl4", "curl"),  # the fetched mongod is linked to it
 }
 TO_MAKE_A_VENV = ("import ensurepip",)
 RUN = ("gpg", "gpg-agent", "ip", "lsblk", "openssl", "setpriv", "/usr/share/zoneinfo/Europe/Berlin")
-NEEDS = {"venv": (), "run": RUN, "tests": RUN, "mongod": ("setpriv", "libcurl.so.4"), "lint": ("shellcheck",)}
+PACMAN = ("git", "makepkg", "bsdtar", "fakeroot", "setpriv", "zstd", "/usr/bin/python3")
+DEB = ("git", "dpkg-buildpackage", "dh", "debconf-gettextize", "/usr/bin/python3")
+NEEDS = {
+    "venv": (),
+    "run": RUN,
+    "tests": RUN,
+    "mongod": ("setpriv", "libcurl.so.4"),
+    "lint": ("shellcheck",),
+    "deb": DEB,
+    "pacman": PACMAN,
+    "packages": (*DEB, *PACMAN, "lintian", "man", "mmdebstrap", "systemd-nspawn"),
+}
+FOR_ROOT_ON_DEBIAN = {"packages"}  # tests with clean systems: nobody else can run them, so they are skipped elsewhere
 
 
 class Missing(Exception):
@@ -56,7 +81,8 @@ def main(needs: Sequence[str]) -> None:
     with (CACHE / "environment.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         home = CHECKOUT / ".venv"
-        wanted = [thing for need in needs for thing in NEEDS[need]]
+        able = os.geteuid() == 0 and shutil.which("apt-get") is not None
+        wanted = [thing for need in needs if able or need not in FOR_ROOT_ON_DEBIAN for thing in NEEDS[need]]
         ensure_system_packages(wanted if (home / "bin/python").exists() else [*TO_MAKE_A_VENV, *wanted])
         # Resolved, because in an active venv `python3` is a link in the very directory that is made anew.
         ensure_venv(home, Path(sys.executable).resolve(), sys.version)

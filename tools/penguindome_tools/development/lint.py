@@ -23,7 +23,7 @@ LINTERS: dict[str, Sequence[str]] = {
 
 
 def shell_files(root: Path) -> Iterator[Path]:
-    """Files that a shell runs, known by their first line or their name."""
+    """Files that a shell runs, known by their name or their first line: which shell, or what shellcheck is to know."""
     for directory, names, files in os.walk(root):
         names[:] = [name for name in names if name not in NO_SOURCES]
         for name in files:
@@ -35,6 +35,8 @@ def shell_files(root: Path) -> Iterator[Path]:
 def _starts_a_shell(path: Path) -> bool:
     with path.open("rb") as file:
         first = file.readline(80).split()
+    if first[:2] == [b"#", b"shellcheck"]:
+        return True
     return bool(first) and first[0].startswith(b"#!") and first[-1].rsplit(b"/")[-1] in {b"sh", b"bash", b"dash"}
 
 

@@ -2,7 +2,8 @@
 
 client       what goes onto a client: Python 3.10 and newer
 server       client and server: Python 3.11 and newer
-development  all of it, and the tools that test it: Python 3.10 and newer; the other two hold the same versions
+packaging    the server's, and what builds packages: Python 3.11 and newer
+development  client, server and the tools that test them: Python 3.10 and newer; the others hold the same versions
 
 Existing versions are kept as long as pyproject.toml allows them; `--upgrade` takes the newest. Stdlib only; uv, which
 compiles the locks, comes into a venv of its own below `.cache/`.
@@ -26,6 +27,7 @@ ROLES = {
     "development": ("client, server and the tools that test them", "3.10", ("--extra=server", "--group=development")),
     "client": ("what goes onto a client", "3.10", ()),
     "server": ("client and server", "3.11", ("--extra=server",)),
+    "packaging": ("the server and what builds packages", "3.11", ("--extra=server", "--group=packaging")),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from penguindome.client.context import Client
 
@@ -17,19 +18,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(client: Client, options: argparse.Namespace) -> int:
-    """Do the minute's work, unless another process is at it already."""
+    """Do the minute's work, unless another process is at it already.
+
+    A machine that is not set up waits in silence, but for a person who looks: the timer would say it every minute.
+    """
+    from penguindome.client.errors import NotSetUp
     from penguindome.client.minute import Minute
     from penguindome.files import AlreadyRunning
     from penguindome.logging import get_logger
 
-    if options.spread:
-        _wait(client, options.spread)
+    log = get_logger(__name__)
     try:
+        if options.spread:
+            _wait(client, options.spread)
+        _meet_server(client)
         with client.locked():
             Minute(client, now=options.now).run()
     except AlreadyRunning as error:
-        get_logger(__name__).debug(error.message)
+        log.debug(error.message)
+    except NotSetUp as error:
+        if sys.stderr.isatty():
+            raise
+        log.debug(error.message)
     return 0
+
+
+def _meet_server(client: Client) -> None:
+    if client.identity.awaited_fingerprint is None:
+        return
+    from penguindome.client.errors import ServerError
+    from penguindome.client.introduction import conclude
+    from penguindome.logging import get_logger
+
+    try:
+        conclude(client)
+    except ServerError as error:
+        get_logger(__name__).warning("the server cannot be met yet: {}", error.message)
 
 
 def _wait(client: Client, seconds: float) -> None:

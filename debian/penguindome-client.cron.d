@@ -1,0 +1,3 @@
+# For hosts without systemd, which has penguindome-client.timer. Each machine has its own second of the minute.
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+* * * * * root [ -d /run/systemd/system ] || [ ! -x /usr/bin/penguindome-client ] || [ ! -e /var/lib/penguindome/client/device.key ] || { sleep $(($(uname -n | cksum | cut -c1-2) / 2)); nice penguindome-client run 2>&1 | logger -t penguindome-client; }

@@ -1,0 +1,3 @@
+# For hosts without systemd, which has penguindome-audit.timer.
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+17 * * * * penguindome [ -d /run/systemd/system ] || [ ! -x /usr/bin/penguindome ] || [ ! -e /var/lib/penguindome/releases/server.asc ] || penguindome issues audit --mail 2>&1 | logger -t penguindome-audit
