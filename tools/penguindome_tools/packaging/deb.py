@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from penguindome_tools.packaging import wheelhouse
@@ -82,9 +83,17 @@ def _link(source: str, target: str) -> None:
 def _run_dpkg_buildpackage(source: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name in ("HOME", "PATH", "TMPDIR")}
     environment |= {"LC_ALL": "C.UTF-8", "TZ": "UTC", "DEB_BUILD_OPTIONS": "nocheck"}
+    command = ["dpkg-buildpackage", "--build=binary", "--unsigned-source", "--unsigned-changes"]
+    run_builder("dpkg-buildpackage", command, source, environment)
+
+
+def run_builder(name: str, command: Sequence[str], place: Path, environment: Mapping[str, str]) -> None:
+    """Run a program that builds packages in the directory `place`; when it fails, end with all that it said, and its
+    `name`.
+    """
     done = subprocess.run(
-        ["dpkg-buildpackage", "--build=binary", "--unsigned-source", "--unsigned-changes"],
-        cwd=source,
+        command,
+        cwd=place,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -94,7 +103,7 @@ def _run_dpkg_buildpackage(source: Path) -> None:
         check=False,
     )
     if done.returncode:
-        sys.exit(f"{done.stdout}\ndeb: dpkg-buildpackage failed with status {done.returncode}")
+        sys.exit(f"{done.stdout}\n{name} failed with status {done.returncode}")
 
 
 if __name__ == "__main__":

@@ -13,16 +13,13 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tarfile
 import tempfile
-from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from penguindome_tools.packaging import wheelhouse
-from penguindome_tools.packaging.deb import export
+from penguindome_tools.packaging.deb import export, run_builder
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 SUFFIX = ".pkg.tar.zst"
@@ -118,29 +115,13 @@ def _run_makepkg(place: Path, epoch: int) -> None:
         "PKGDEST": f"{PLACE}/packages",
         "PKGEXT": SUFFIX,
     }
-    _run([*isolated, "sh", "-c", IN_PLACE, "sh", *command], place, environment)
+    run_builder("makepkg", [*isolated, "sh", "-c", IN_PLACE, "sh", *command], place, environment)
 
 
 def _maintainer(place: Path) -> str:
     found = re.search(r"^# Maintainer: (.*)$", (place / "PKGBUILD").read_text(), re.MULTILINE)
     assert found, "arch/PKGBUILD names its maintainer"
     return found[1]
-
-
-def _run(command: Sequence[str], place: Path, environment: dict[str, str]) -> None:
-    done = subprocess.run(
-        command,
-        cwd=place,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(f"{done.stdout}\npacman: makepkg failed with status {done.returncode}")
 
 
 if __name__ == "__main__":
