@@ -202,6 +202,16 @@ class Mongod:
     def pause(self) -> None:
         """Stop it from answering (SIGSTOP): connections stay open and hang, as behind a broken network."""
         self._signal(signal.SIGSTOP)
+        # A thread that answers at this moment stops a little later.
+        _poll(self._stopped, "stop of all threads", 10)
+
+    def _stopped(self) -> bool | None:
+        stats = Path(f"/proc/{self.pid}/task").glob("*/stat")
+        try:
+            states = {stat.read_bytes().rpartition(b")")[2].split()[0] for stat in stats}
+        except FileNotFoundError:
+            return None  # a thread has just ended
+        return True if states <= {b"T"} else None
 
     def resume(self) -> None:
         """Let it answer again."""
