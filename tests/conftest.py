@@ -43,15 +43,16 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 # The server wants Python 3.11, the client 3.10: there, tests that look at the server are left out.
 HAS_SERVER = sys.version_info >= (3, 11)
-SERVER_WORDS = (b"penguindome_server", b"penguindome_tools")
+SERVER_WORDS = (b"penguindome_server", b"penguindome_tools", b"web_server")
 SERVER_FIXTURES = {"mongod", "mongodb_uri", "sqlite_uri", "store_uri", "store", "sqlite_store"}
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave out files that name the server where it cannot run."""
+    """Leave out files that name the server, or whose fixtures do, where it cannot run."""
     if HAS_SERVER or collection_path.suffix != ".py":
         return None
-    contents = collection_path.read_bytes()
+    fixtures = collection_path.with_name("conftest.py")
+    contents = collection_path.read_bytes() + (fixtures.read_bytes() if fixtures.exists() else b"")
     return any(word in contents for word in SERVER_WORDS) or None
 
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
 
 import pytest
+
+NOBODY = 65534
 
 
 def require(condition: object, reason: str) -> None:
@@ -22,6 +27,16 @@ def require_program(name: str) -> str:
     path = shutil.which(name)
     require(path, f"the program {name} is not installed")
     return str(path)
+
+
+def ordinary_user(environment: Mapping[str, str]) -> list[str]:
+    """The words in front of a command that run it as an ordinary user, who can reach this Python and our library."""
+    require(os.geteuid() == 0, "only root can become another user")
+    become = [require_program("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"]
+    probe = [*become, sys.executable, "-c", "import penguindome"]
+    can_reach = subprocess.run(probe, env=dict(environment), check=False, capture_output=True)
+    require(can_reach.returncode == 0, "the work tree and its python are out of reach for an ordinary user")
+    return become
 
 
 def testing_all() -> bool:
