@@ -195,7 +195,7 @@ def test_a_secret_is_in_no_error(files: Files, text: str) -> None:
     value = text.split()[1]
     error: BaseException | None = caught.value
     while error is not None:
-        assert value not in str(error).replace("server.yml:1", "")
+        assert value not in str(error).replace(f"{files.main}:1", "")
         error = error.__cause__
 
 
