@@ -106,7 +106,7 @@ class Manifest:
             content["release"],
             content["issued_at"],
             content["expires_at"],
-            {name: _entry(name, entry) for name, entry in content["files"].items()},
+            {name: file_entry(name, entry) for name, entry in content["files"].items()},
             sha256(data).hexdigest(),
             data,
         )
@@ -188,7 +188,8 @@ def check_names(names: Iterable[object]) -> None:
             _demand(parent not in known, f"{parent[:100]!a} is both a file and a directory")
 
 
-def _entry(name: str, entry: Any) -> FileEntry:
+def file_entry(name: str, entry: Any) -> FileEntry:
+    """What parsed JSON says of a file: exactly sha256, size and mode (permission bits alone). Raises ManifestError."""
     _demand(
         isinstance(entry, dict) and set(entry) == {"sha256", "size", "mode"}, f"{name!r} has not the keys of a file"
     )

@@ -51,6 +51,21 @@ class Paths:
         return self.root / "var/lib/penguindome/releases"
 
     @property
+    def repository(self) -> Path:
+        """The site's signed repositories of packages, made by root, read by the service."""
+        return self.root / "var/lib/penguindome/repo"
+
+    @property
+    def client_packages(self) -> Path:
+        """On a server: the client's packages that its own package carries, from which releases are made."""
+        return self.root / "usr/share/penguindome/packages"
+
+    @property
+    def client_cache(self) -> Path:
+        """On a client: packages of releases, as they were downloaded; can be fetched again."""
+        return self.root / "var/cache/penguindome/client"
+
+    @property
     def keys(self) -> Path:
         """Private signing keys; root alone (0700)."""
         return self.root / "var/lib/penguindome/keys"

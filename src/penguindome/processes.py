@@ -90,6 +90,30 @@ def run(
     return completed
 
 
+def start_detached(command: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None) -> None:
+    """Start a program that goes on by itself, in a session of its own, with nothing of our files, input or output.
+
+    Raises ProcessError when it cannot be started. What becomes of it is not known here.
+    """
+    words = [os.fspath(word) for word in command]
+    _log_debug(words)
+    # The one in between ends at once, so that nobody has to reap the program.
+    between = ["/bin/sh", "-c", '"$@" </dev/null >/dev/null 2>&1 &', "sh", *words]
+    try:
+        process = subprocess.Popen(
+            between,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=None if env is None else dict(env),
+            cwd="/",
+            start_new_session=True,
+        )
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise _not_started(words, "/", error) from error
+    process.wait()
+
+
 class _Run:
     """One running program, its pipes and its deadline."""
 

@@ -7,6 +7,7 @@ import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 
 import click
 
@@ -18,6 +19,8 @@ from penguindome_server.checks import CheckSet
 from penguindome_server.services import load_site_checks
 from penguindome_server.settings import load_server_settings
 from penguindome_server.store import Store, open_store
+
+log = logging.get_logger(__name__)
 
 
 class Context:
@@ -31,6 +34,8 @@ class Context:
         self.paths = paths
         self.clock = clock
         self.debug = debug
+        self.targets: list[str] = []
+        self.details: dict[str, Any] = {}
 
     @cached_property
     def settings(self) -> Settings:
@@ -71,6 +76,21 @@ class Context:
         finally:
             os.setegid(effective_group)
             os.seteuid(effective_user)
+
+    @contextmanager
+    def acting(self, act: str) -> Iterator[None]:
+        """Carry out the administrative act `act`, and tell how it went."""
+        outcome = "failed"
+        try:
+            yield
+            outcome = "done"
+        finally:
+            log.info("{}: {}: {}", self.who, act, outcome)
+
+    def acts_on(self, *targets: str, **details: Any) -> None:
+        """Note on whom the act at hand is (host names, files), and what else should be told of it; no secrets."""
+        self.targets += [target for target in targets if target not in self.targets]
+        self.details.update(details)
 
     def become_service_user(self) -> None:
         """Give up root for the user that owns the server's state: before the store's files are touched."""

@@ -85,7 +85,7 @@ def make_keys(paths: Paths) -> Identity:
     """
     server_certificate = paths.releases / "server.asc"
     with ServerKeyring(paths.keys / "gnupg") as keyring:
-        fingerprint = _recorded_fingerprint(paths) or keyring.generate("PenguinDome server")
+        fingerprint = recorded_fingerprint(paths) or keyring.generate("PenguinDome server")
         write_atomically(paths.keys / "server.fingerprint", fingerprint + "\n", mode=0o600)
         write_atomically(server_certificate, keyring.certificate(fingerprint), mode=0o644)
     enrolment_file = paths.keys / "enrolment.key"
@@ -158,7 +158,8 @@ def client_tree(paths: Paths) -> Path:
     return paths.client_tree if (paths.client_tree / "plugins").is_dir() else paths.client_code
 
 
-def _recorded_fingerprint(paths: Paths) -> str | None:
+def recorded_fingerprint(paths: Paths) -> str | None:
+    """The fingerprint of the server key that is in use; None before the first setup."""
     try:
         return (paths.keys / "server.fingerprint").read_text().strip()
     except FileNotFoundError:
@@ -185,7 +186,7 @@ def sign_manifest(paths: Paths, tree: Path, *, now: datetime) -> bool:
     if _same_files(published, data) and published.with_name("manifest.json.asc").exists():
         return False
     with ServerKeyring(paths.keys / "gnupg") as keyring:
-        signature = keyring.sign(data, _recorded_fingerprint(paths) or "")
+        signature = keyring.sign(data, recorded_fingerprint(paths) or "")
     # The signature goes first: a server that starts in between sees a pair that does not fit, refuses it, and says so.
     write_atomically(published.with_name("manifest.json.asc"), signature, mode=0o644)
     write_atomically(published, data, mode=0o644)

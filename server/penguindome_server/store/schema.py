@@ -69,6 +69,10 @@ SCHEMA: Mapping[str, CollectionSchema] = {
             "the state of each action on each of its targets",
             (Index(("client_id", "state")), Index(("action_id",)), Index(("state", "queued_at"))),
         ),
+        CollectionSchema("action_contents", "the files of actions, in pieces", (Index(("action_id",)),)),
+        CollectionSchema(
+            "releases", "one document a release: who made it, and who shall have it", (Index(("release",)),)
+        ),
         CollectionSchema("enrolment_tokens", "one-time tokens, as hashes", (Index(("expires_at",)),)),
         CollectionSchema("client_parameters", "what administrators set for a client", (Index(("hostname",)),)),
         CollectionSchema("admin_log", "every administrative act, hash-chained", (Index(("done_at",)),)),
