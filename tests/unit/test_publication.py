@@ -219,6 +219,18 @@ def test_two_publications_within_a_second_have_different_dates(publisher: Publis
     assert dates == [NOW, NOW + timedelta(seconds=1), NOW + timedelta(seconds=2)]
 
 
+def test_indices_have_the_date_that_is_written_in_them(publisher: Publisher) -> None:
+    """Readers ask for what is newer than what they have: see `publication._date_files`."""
+    publisher.install(1)
+    for _ in range(2):
+        publisher.publish(1, now=NOW)
+    times = index_times(publisher.current)
+    assert times is not None
+    for name in (f"{INDEX}/InRelease", f"{INDEX}/Release.gpg", f"{PACKAGES}/Packages", "arch/penguindome.db.sig"):
+        assert (publisher.current / name).stat().st_mtime == times.signed_at.timestamp(), name
+    assert (publisher.paths.repository / "publications/1" / PACKAGES / "Packages").stat().st_mtime == NOW.timestamp()
+
+
 def test_a_clock_that_was_wrong_once_does_not_date_indices_into_the_future(publisher: Publisher) -> None:
     publisher.publish(now=NOW + 400 * DAY)
     publisher.publish(now=NOW)

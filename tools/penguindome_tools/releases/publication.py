@@ -31,8 +31,8 @@ from penguindome.openpgp import ServerKeyring
 from penguindome.paths import Paths
 from penguindome.release import InvalidRelease
 from penguindome_server.repository_index import IndexTimes, index_times
-from penguindome_tools.releases.apt_repository import COMPONENT, write_apt
-from penguindome_tools.releases.arch_repository import write_arch
+from penguindome_tools.releases.apt_repository import BY_HASH, COMPONENT, DISTRIBUTION, write_apt
+from penguindome_tools.releases.arch_repository import NAME, write_arch
 from penguindome_tools.releases.published import verify_publication
 from penguindome_tools.releases.release_files import BINARY, ReleaseFiles, load_release
 from penguindome_tools.releases.signer import Signer
@@ -179,8 +179,19 @@ def _build(
         earlier=[older / "apt" for older in earlier],
     )
     write_arch(arch, pacmans, signer)
+    _date_files(directory, signed_at)
     for name, _, _ in os.walk(directory):
         sync_directory(Path(name))
+
+
+def _date_files(directory: Path, signed_at: datetime) -> None:
+    """Give the indices the date that is written in them. Over HTTP apt and pacman ask for what is newer than the file
+    they have, to the second: those of two publications within one second must not have the same date.
+    """
+    made = [*(directory / "apt" / DISTRIBUTION).rglob("*"), *(directory / "arch").glob(f"{NAME}.*")]
+    for path in made:
+        if path.is_file() and path.parent.parent.name != Path(BY_HASH).parts[0]:
+            os.utime(path, (signed_at.timestamp(), signed_at.timestamp()))
 
 
 def _linked(offered: Sequence[ReleaseFiles], kind: str, place: Path) -> list[Path]:
