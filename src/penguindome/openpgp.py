@@ -26,6 +26,7 @@ from penguindome.files import ensure_directory
 
 LONGEST_SIGNATURE = 4 * 1024
 LONGEST_CERTIFICATE = 64 * 1024
+LONGEST_TEXT = 1024 * 1024
 FUTURE_TOLERANCE = timedelta(minutes=30)
 """How far ahead of our clock a signature may have been made; pysequoia has the same limit."""
 
@@ -93,10 +94,35 @@ class Certificate:
         Returns the fingerprint of the key (primary or subkey) that made it. Raises SignatureError; its kind ClockSkew
         when the signature says that it was made more than half an hour ahead of our clock.
         """
+        return self._verify(data, _armoured_packets(signature))
+
+    def verify_binary(self, data: bytes, signature: bytes) -> str:
+        """`verify` for a signature without armour, as pacman has them beside its files."""
+        return self._verify(data, signature)
+
+    def verify_text(self, text: bytes) -> bytes:
+        """Check a text within its signature (`gpg --clearsign`), as apt's InRelease is: by this certificate, and by no
+        other. Returns the text, its lines without white space at their ends. Raises SignatureError.
+        """
+        import pysequoia
+
+        if len(text) > LONGEST_TEXT or not _is_one_signed_text(text):
+            raise SignatureError("this is not exactly one text within its signature")
+        self._refuse_dead(SignatureError)
+        result = _guarded(
+            lambda: pysequoia.verify(bytes=text, store=lambda _: [self._cert]),
+            SignatureError,
+            f"the signature is not a good one by {self.fingerprint}",
+        )
+        if not any(valid.certificate == self._cert.fingerprint for valid in result.valid_sigs):
+            raise SignatureError(f"the signature is not by {self.fingerprint}")
+        return bytes(result.bytes or b"") + b"\n"
+
+    def _verify(self, data: bytes, packet: bytes) -> str:
         import pysequoia
         from pysequoia.packet import SignatureType
 
-        sig = _parse_signature(signature)
+        sig = _parse_signature(packet)
         if sig.signature_type != SignatureType.Binary:
             raise SignatureError("the signature is not over bytes")
         if sig.created is not None and sig.created > datetime.now(timezone.utc) + FUTURE_TOLERANCE:
@@ -239,7 +265,7 @@ def issuer_fingerprint(signature: bytes) -> str:
 
     Raises SignatureError when it is malformed, too long, or says nothing.
     """
-    fingerprint = _parse_signature(signature).issuer_fingerprint
+    fingerprint = _parse_signature(_armoured_packets(signature)).issuer_fingerprint
     if not fingerprint or len(fingerprint) != 40:
         raise SignatureError("the signature does not say whose it is")
     return str(fingerprint).upper()
@@ -296,10 +322,29 @@ class ServerKeyring:
 
     def sign(self, data: bytes, fingerprint: str) -> bytes:
         """An armoured, detached signature over `data`, which has been verified. Raises KeyMaterialError."""
+        return self._sign(data, fingerprint, "armoured", lambda certificate, made: certificate.verify(data, made))
+
+    def sign_binary(self, data: bytes, fingerprint: str) -> bytes:
+        """`sign` without armour: what pacman wants beside packages and databases."""
+        return self._sign(data, fingerprint, "binary", lambda certificate, made: certificate.verify_binary(data, made))
+
+    def sign_text(self, data: bytes, fingerprint: str) -> bytes:
+        """The text (lines without white space at their ends) within its signature: what apt wants of an InRelease.
+
+        It has been verified. Raises KeyMaterialError.
+        """
+
+        def verify(certificate: Certificate, made: bytes) -> None:
+            if certificate.verify_text(made) != data:
+                raise SignatureError("it is over another text")
+
+        return self._sign(data, fingerprint, "clear", verify)
+
+    def _sign(self, data: bytes, fingerprint: str, form: str, verify: Callable[[Certificate, bytes], object]) -> bytes:
         certificate = self._certificate(fingerprint)
-        signature = self._gnupg.sign(data, fingerprint)
+        signature = self._gnupg.sign(data, fingerprint, form)
         try:
-            certificate.verify(data, signature)
+            verify(certificate, signature)
         except SignatureError as error:
             raise KeyMaterialError(f"gpg made a signature that does not hold: {error.message}") from error
         return signature
@@ -320,17 +365,32 @@ class ServerKeyring:
         return certificate
 
 
-def _parse_signature(signature: bytes) -> Any:
+def _armoured_packets(signature: bytes) -> bytes:
+    try:
+        return armour.contents(signature, "SIGNATURE", limit=LONGEST_SIGNATURE)
+    except ValueError as error:
+        raise SignatureError(f"this is not a detached signature: {error}") from error
+
+
+def _parse_signature(raw: bytes) -> Any:
     import pysequoia
 
     try:
-        raw = armour.contents(signature, "SIGNATURE", limit=LONGEST_SIGNATURE)
-        tags = armour.tags(raw)
+        tags = armour.tags(raw) if len(raw) <= LONGEST_SIGNATURE else []
     except ValueError as error:
         raise SignatureError(f"this is not a detached signature: {error}") from error
     if tags != [armour.SIGNATURE]:
         raise SignatureError("this is not exactly one detached signature")
     return _guarded(lambda: pysequoia.Sig.from_bytes(raw), SignatureError, "this is not a usable signature")
+
+
+def _is_one_signed_text(text: bytes) -> bool:
+    """Whether there is nothing before, after or beside one text within one signature; what of it holds is not said."""
+    begin, middle, end = (
+        b"-----BEGIN PGP SIGNED MESSAGE-----\n", b"\n-----BEGIN PGP SIGNATURE-----\n", b"\n-----END PGP SIGNATURE-----",
+    )  # fmt: skip
+    one_each = all(text.count(mark.strip()) == 1 for mark in (begin, middle, end))
+    return one_each and text.startswith(begin) and middle in text and text.rstrip().endswith(end)
 
 
 def _certificate_packets(text: str | bytes) -> bytes:

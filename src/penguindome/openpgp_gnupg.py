@@ -48,11 +48,15 @@ class GnuPG:
         except Exception as error:
             raise KeyMaterialError(f"{problem}: {_first_line(error)}") from error
 
-    def sign(self, data: bytes, fingerprint: str) -> bytes:
-        """An armoured, detached signature. Raises KeyMaterialError."""
+    def sign(self, data: bytes, fingerprint: str, form: str = "armoured") -> bytes:
+        """A signature: `armoured` or `binary`, both detached, or `clear`: the text within its signature.
+
+        Raises KeyMaterialError.
+        """
+        how = {"detach": form != "clear", "clearsign": form == "clear", "binary": form == "binary"}
         digest = ["--digest-algo", "SHA512"]
         result = self.call(
-            lambda gpg: gpg.sign(data, keyid=full(fingerprint), detach=True, clearsign=False, extra_args=digest),
+            lambda gpg: gpg.sign(data, keyid=full(fingerprint), extra_args=digest, **how),
             "gpg cannot sign",
         )
         if not result.data:
