@@ -1,0 +1,26 @@
+"""Settings of the making of releases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penguindome.release import KINDS
+from penguindome.settings import Setting
+
+
+def _check_kinds(values: Any) -> None:
+    if not values:
+        raise ValueError(f"a release has packages of at least one kind: {', '.join(KINDS)}")
+
+
+RELEASE_SETTINGS = (
+    Setting(
+        name="releases.kinds",
+        kind="list",
+        default=list(KINDS),
+        choices=KINDS,
+        check=_check_kinds,
+        description="The kinds of packages that releases are made as: deb, pacman, and tar for other distributions.",
+    ),
+)
+"""Declared here, and a part of the schema in `penguindome_server.settings`."""
