@@ -1,4 +1,4 @@
-"""Settings of the making of releases."""
+"""The setting that says which kinds of packages a release has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def _check_kinds(values: Any) -> None:
         raise ValueError(f"a release has packages of at least one kind: {', '.join(KINDS)}")
 
 
-RELEASE_SETTINGS = (
+RELEASE_KIND_SETTINGS = (
     Setting(
         name="releases.kinds",
         kind="list",
