@@ -10,6 +10,7 @@ the move the next run does the rest. A failure (not a kill) takes everything bac
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,10 +19,11 @@ from penguindome import json
 from penguindome.errors import PenguinDomeError, SettingsError
 from penguindome.files import FileLock, read_limited, write_atomically
 from penguindome.logging import get_logger
+from penguindome.openpgp import Certificate, ServerKeyring
 from penguindome.paths import Paths
 from penguindome_server.store import Document, Store
 from penguindome_tools.context import Context
-from penguindome_tools.installation import recorded_fingerprint
+from penguindome_tools.installation import recorded_fingerprint, service_user_ids
 from penguindome_tools.releases import records
 from penguindome_tools.releases.making import PREFIX, Signing, remove_leftovers
 from penguindome_tools.releases.staged import StagedRelease
@@ -35,15 +37,36 @@ log = get_logger(__name__)
 
 @contextmanager
 def one_at_a_time(context: Context) -> Iterator[None]:
-    """Be the only run that makes or removes releases. Raises AlreadyRunning, or PenguinDomeError when not root."""
+    """Be the only run that makes or removes releases. Raises AlreadyRunning, or PenguinDomeError when not root.
+
+    Within, what is made can be read by all, whatever root's umask is.
+    """
     lock = FileLock(context.paths.keys / LOCK)
     with context.as_root():
         require_keys(context.paths)
         lock.acquire()
+    umask = os.umask(0o022)
     try:
         yield
     finally:
+        os.umask(umask)
         lock.release()
+
+
+@contextmanager
+def signing(context: Context) -> Iterator[Signing]:
+    """Root's keyring with the server key. Raises SettingsError or PenguinDomeError as `require_keys` does."""
+    with context.as_root():
+        fingerprint = require_keys(context.paths)
+        owner = service_user_ids()
+        keyring = ServerKeyring(context.paths.keys / "gnupg")
+    try:
+        with context.as_root():
+            certificate = Certificate.from_text(keyring.certificate(fingerprint))
+        yield Signing(keyring, certificate, owner[1] if owner else None)
+    finally:
+        with context.as_root():
+            keyring.close()
 
 
 def require_keys(paths: Paths) -> str:

@@ -20,8 +20,9 @@ from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
+from penguindome import json
 from penguindome.files import sync_directory
-from penguindome.manifest import Manifest
+from penguindome.manifest import FileEntry, Manifest
 from penguindome.openpgp import Certificate, ServerKeyring
 from penguindome.paths import Paths
 from penguindome.release import Description, InvalidRelease, PackageFile, build
@@ -42,11 +43,16 @@ SIGNATURE = ".sig"
 
 @dataclass(frozen=True)
 class Signing:
-    """Root's keyring, the full fingerprint of the server key in it, and the group that may read what is secret."""
+    """Root's keyring, the server's certificate, and the group that may read what is secret."""
 
     keyring: ServerKeyring
-    fingerprint: str
+    certificate: Certificate
     secret_group: int | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the server key."""
+        return self.certificate.fingerprint
 
     def sign(self, path: Path, data: bytes) -> None:
         """Write the armoured signature of a file beside it."""
@@ -63,19 +69,19 @@ class Prepared:
     machine: str
     manifest_text: bytes
 
+    @property
+    def files(self) -> Mapping[str, FileEntry]:
+        """What the manifest names."""
+        return Manifest.from_content(json.loads(self.manifest_text), self.manifest_text).files
+
 
 @contextmanager
 def working(paths: Paths) -> Iterator[Path]:
-    """A directory for the trees, on the file system of the releases, which is gone afterwards.
-
-    Within, what is made can be read by all, whatever root's umask is; the directory itself is root's alone.
-    """
-    umask = os.umask(0o022)
+    """A directory for the trees, root's alone, on the file system of the releases; it is gone afterwards."""
     directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}work-", dir=paths.releases))
     try:
         yield directory
     finally:
-        os.umask(umask)
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -160,9 +166,8 @@ def make_release(
             else:
                 packages[step] = _make_package(step, prepared, directory, signing, bundle)
         description = _describe(directory, prepared, packages, signing)
-        certificate = Certificate.from_text(signing.keyring.certificate(signing.fingerprint))
         signature = manifest_file.with_name(MANIFEST + ARMOURED).read_bytes()
-        manifest = Manifest.load(prepared.manifest_text, signature, certificate)
+        manifest = Manifest.load(prepared.manifest_text, signature, signing.certificate)
         _sync(directory)
         return StagedRelease(directory, prepared.stamp.number, description, manifest)
     except BaseException:
@@ -211,8 +216,7 @@ def _describe(
     )
     (directory / DESCRIPTION).write_bytes(text)
     signing.sign(directory / DESCRIPTION, text)
-    certificate = Certificate.from_text(signing.keyring.certificate(signing.fingerprint))
-    return Description.load(text, (directory / (DESCRIPTION + ARMOURED)).read_bytes(), certificate)
+    return Description.load(text, (directory / (DESCRIPTION + ARMOURED)).read_bytes(), signing.certificate)
 
 
 def _sync(directory: Path) -> None:

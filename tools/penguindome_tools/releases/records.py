@@ -5,7 +5,7 @@ The database only chooses among signed releases: nothing here says what is in on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -100,6 +100,19 @@ def state(document: Document) -> str:
     parts = [f"{stage['percent']}%"] if stage["percent"] else []
     parts += [f"{len(stage['clients'])} named"] if stage["clients"] else []
     return f"canary: {' and '.join(parts) or 'nobody'}"
+
+
+def before(documents: Sequence[Document]) -> Document:
+    """The release whose content was in force before the newest one's: what a rollback goes back to.
+
+    `documents` are the newest first. Halted ones and those without packages are passed over, and a rollback counts for
+    the release whose content it had. Raises UsageError when there is none.
+    """
+    bound = documents[0]["content_of"] if documents else 0
+    for document in documents:
+        if document["release"] < bound and not document["halted_at"] and not document["pruned_at"]:
+            return document
+    raise UsageError("there is no older release to go back to", hint="see: penguindome release list")
 
 
 def numbers(paths: Paths, store: Store) -> Numbers:

@@ -40,7 +40,7 @@ class Problem:
 def verify_release(
     directory: Path, number: int, certificate: Certificate, *, now: datetime, pruned: bool = False
 ) -> list[Problem]:
-    """All that is wrong with release `number` in `directory`; of one that is `pruned` the signed texts are left alone."""
+    """All that is wrong with release `number` in `directory`; of a `pruned` one only the signed texts are left."""
     found = _Verifying(directory, number, certificate).all(now, pruned=pruned)
     return [Problem(number, file, problem) for file, problem in found]
 
