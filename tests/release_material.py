@@ -145,9 +145,9 @@ class Publisher:
             Manifest.from_content(json.loads(text), text),
         )
 
-    def install(self, number: int, **options: object) -> Path:
+    def install(self, number: int, *, now: datetime = NOW, life: timedelta = LIFE) -> Path:
         """A release in its place, without any publication."""
-        staged = self.stage(number, **options)  # type: ignore[arg-type]
+        staged = self.stage(number, now=now, life=life)
         return staged.directory.rename(self.paths.releases / str(number))
 
     def publish(self, *releases: int, now: datetime = NOW, **options: timedelta) -> Path:

@@ -11,6 +11,9 @@
 6. Open issues of clients that are revoked, replaced or gone are closed.
 7. A warning when more of the fleet than `unseen_percent` has not been seen for `unseen_after` of business time:
    then it is rather the network or this server.
+8. `release-not-taken`: a client that reports has not taken the release that it should have for
+   `release_not_taken_after`. Releases that fail on too many clients are halted, and a warning says so.
+9. `repository-expiring`: an issue of the server itself (see `server_issues.py`).
 
 The fleet is read once, as a stream of a few fields of each document; whole documents are read only of those clients
 that something is done to.
@@ -24,13 +27,14 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from penguindome_server import audit_changes, duplicates, outbox
+from penguindome_server import audit_changes, duplicates, halting, outbox, rollout, server_issues
 from penguindome_server.audit_changes import Findings
 from penguindome_server.business_time import BusinessTime, Values, from_settings
 from penguindome_server.checks import CheckSet
 from penguindome_server.evaluation import checks_digest
 from penguindome_server.issue_kinds import DUPLICATE_HOSTNAME
 from penguindome_server.issues import Grace, Listed, close_all_issues, list_issues
+from penguindome_server.server_issues import SERVER_ID, Expiring
 from penguindome_server.store import Document, Store
 
 BATCH = 50
@@ -47,6 +51,8 @@ SURVEY_FIELDS = (
     "last_seen_at",
     "failing",
     "raised",
+    "release",
+    "update_outcome",
     "manual_closes",
     "checks_digest",
     "generation",
@@ -63,11 +69,18 @@ class AuditSettings:
     pending_patches_after: timedelta = timedelta(days=7)
     unseen_after: timedelta = timedelta(hours=16)  # business time
     unseen_percent: int = 25
+    release_not_taken_after: timedelta = timedelta(days=3)
+    halt_after_failures: int = 20  # percent
 
     @classmethod
     def from_settings(cls, settings: Values) -> AuditSettings:
         """From the server's settings. Raises SettingsError."""
-        return cls(business=from_settings(settings), not_reporting_after=settings["audit.not_reporting_after"])
+        return cls(
+            business=from_settings(settings),
+            not_reporting_after=settings["audit.not_reporting_after"],
+            release_not_taken_after=settings["audit.release_not_taken_after"],
+            halt_after_failures=settings["releases.halt_after_failures"],
+        )
 
 
 @dataclass(frozen=True)
@@ -103,21 +116,34 @@ class _Survey:
     reported_at: dict[str, datetime] = field(default_factory=dict)
 
 
-def audit(store: Store, checks: CheckSet, settings: AuditSettings, *, now: datetime) -> AuditResult:
-    """Audit the fleet, and return everything that is open afterwards. Raises StoreUnavailable."""
+def audit(
+    store: Store, checks: CheckSet, settings: AuditSettings, *, now: datetime, expiring: Expiring | None = None
+) -> AuditResult:
+    """Audit the fleet, and return everything that is open afterwards. `expiring` is what of the server's own signed
+    files is about to expire (None: that was not looked at). Raises StoreUnavailable.
+    """
     _delete_expired_tokens(store, now)
+    halting.halt_failing(store, percent=settings.halt_after_failures, now=now)
     grace = Grace(checks, settings.business, now)
     listed = list(list_issues(store, grace))
     opened = _by_client(listed)
-    pending = _pending_since(store, settings, now)
-    survey = _survey(store, checks, settings, opened, pending, now)
+    findings = Findings(
+        checks,
+        settings.not_reporting_after,
+        _pending_since(store, settings, now),
+        now,
+        rollout.offers(store),
+        settings.release_not_taken_after,
+    )
+    survey = _survey(store, settings, opened, findings)
     changed = _settle_all(store, survey.unfinished)
-    findings = Findings(checks, settings.not_reporting_after, pending, now)
     for batch in _batches(survey.to_change):
         changed += audit_changes.change_many(store, batch, findings, opened)
     changed += _close_gone(store, survey, opened, now)
     changed += _settle_duplicates(store, survey, opened, now)
     changed += _refresh(store, survey, listed)
+    if expiring is not None:
+        changed += server_issues.settle(store, expiring, now=now)
     if changed:
         del listed, opened
         listed = list(list_issues(store, grace))
@@ -126,7 +152,7 @@ def audit(store: Store, checks: CheckSet, settings: AuditSettings, *, now: datet
     return AuditResult(
         past_grace=[issue for issue in listed if not issue.in_grace],
         in_grace=[issue for issue in listed if issue.in_grace],
-        warnings=_warnings(survey, settings),
+        warnings=[*_warnings(survey, settings), *_halted(store)],
         clients=survey.clients,
         changed=changed,
     )
@@ -141,16 +167,10 @@ def _by_client(issues: Iterable[Listed]) -> dict[str, dict[str, str]]:
 
 
 def _survey(
-    store: Store,
-    checks: CheckSet,
-    settings: AuditSettings,
-    opened: Mapping[str, Mapping[str, str]],
-    pending: Mapping[str, Sequence[datetime]],
-    now: datetime,
+    store: Store, settings: AuditSettings, opened: Mapping[str, Mapping[str, str]], findings: Findings
 ) -> _Survey:
     survey = _Survey()
-    digest = checks_digest(checks)
-    findings = Findings(checks, settings.not_reporting_after, pending, now)
+    digest = checks_digest(findings.checks)
     for client in store.collection("clients").find(fields=SURVEY_FIELDS):
         client_id = client["_id"]
         names = opened.get(client_id, {})
@@ -162,7 +182,7 @@ def _survey(
                 survey.gone.append(client_id)
             continue
         survey.clients += 1
-        survey.unseen += _is_unseen(client, settings, now)
+        survey.unseen += _is_unseen(client, settings, findings.now)
         survey.holders.setdefault(client["hostname"], []).append(client_id)
         if client.get("reported_at"):
             survey.reported_at[client_id] = client["reported_at"]
@@ -170,7 +190,7 @@ def _survey(
             survey.stays_closed.add(client_id)
         if client.get("outbox") or findings.concern(client, names, digest):
             survey.to_change.append(client_id)
-    survey.gone += [client_id for client_id in opened if client_id not in survey.seen_ids]
+    survey.gone += [client_id for client_id in opened if client_id not in survey.seen_ids | {SERVER_ID}]
     return survey
 
 
@@ -264,6 +284,14 @@ def _warnings(survey: _Survey, settings: AuditSettings) -> list[str]:
     share = f"{survey.unseen} of {survey.clients} clients"
     advice = "look at the network, the server's address and its certificate before you look at the clients"
     return [f"{share} have not been seen lately (more than {settings.unseen_percent} %): {advice}"]
+
+
+def _halted(store: Store) -> Iterator[str]:
+    for document in halting.halted_by_itself(store):
+        number = document["release"]
+        advice = f"look at `penguindome release show {number}`, then roll back, resume it, or publish another"
+        since = f"{document['halted_at']:%Y-%m-%d %H:%M} UTC"
+        yield f"release {number} was halted at {since}: {document['halted_reason']}; {advice}"
 
 
 def _delete_expired_tokens(store: Store, now: datetime) -> None:

@@ -6,22 +6,27 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from penguindome_server import episodes, outbox
+from penguindome_server import episodes, outbox, rollout
 from penguindome_server.checks import CheckSet
 from penguindome_server.evaluation import checks_digest, evaluate
-from penguindome_server.issue_kinds import KINDS, NOT_REPORTING, PENDING_PATCHES
+from penguindome_server.issue_kinds import KINDS, NOT_REPORTING, PENDING_PATCHES, RELEASE_NOT_TAKEN
 from penguindome_server.issues import forgotten, open_issues
+from penguindome_server.rollout import Offer
 from penguindome_server.store import Document, Store
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What the audit knows beside a client's document: `pending` tells since when things wait for each client."""
+    """What the audit knows beside a client's document: `pending` tells since when things wait for each client, `offers`
+    who shall have which release.
+    """
 
     checks: CheckSet
     not_reporting_after: timedelta
     pending: Mapping[str, Sequence[datetime]]
     now: datetime
+    offers: Sequence[Offer] = ()
+    release_not_taken_after: timedelta = timedelta(days=3)
 
     def silent_since(self, client: Document) -> datetime | None:
         """Since when this enrolled client has been silent for too long; None if it is not, or if somebody closed that
@@ -43,6 +48,20 @@ class Findings:
         ]
         return min(times, default=None)
 
+    def not_taken(self, client: Document) -> Offer | None:
+        """The release that this enrolled client has not taken for too long; None if it has, or is silent, or has tried
+        it and failed, which is an issue of its own, or if somebody closed that by hand.
+        """
+        offer = rollout.due(self.offers, client["_id"])
+        if offer is None or not client.get("reported_at") or self.silent_since(client) is not None:
+            return None
+        if (client.get("release") or 0) >= offer.release or self.now - offer.since_at <= self.release_not_taken_after:
+            return None
+        last = client.get("update_outcome") or {}
+        if last.get("release") == offer.release and last.get("status") == "failed":
+            return None
+        return None if _closed_by_hand(client, RELEASE_NOT_TAKEN, offer.since_at) else offer
+
     def concern(self, client: Document, opened: Mapping[str, str], digest: str) -> bool:
         """Whether this enrolled client needs a closer look.
 
@@ -51,6 +70,8 @@ class Findings:
         if (self.silent_since(client) is not None) != (NOT_REPORTING in opened and _ours(opened[NOT_REPORTING])):
             return True
         if (self.waiting_since(client) is not None) != (PENDING_PATCHES in opened and _ours(opened[PENDING_PATCHES])):
+            return True
+        if (self.not_taken(client) is not None) != (RELEASE_NOT_TAKEN in opened and _ours(opened[RELEASE_NOT_TAKEN])):
             return True
         if not client.get("reported_at"):
             return False
@@ -155,6 +176,13 @@ def _time_brings(client: Document, findings: Findings, opened: Mapping[str, str]
         yield episodes.opening(KINDS[PENDING_PATCHES], source="audit", first_seen_at=waiting_since)
     elif waiting_since is None and PENDING_PATCHES in opened:
         yield episodes.closing(PENDING_PATCHES, reason="resolved")
+    offer = findings.not_taken(client)
+    if offer is not None and RELEASE_NOT_TAKEN not in opened:
+        # Its grace begins now: the machine may have been switched on a moment ago, and be about to take it.
+        offered = {"release": offer.release, "offered_at": offer.since_at}
+        yield episodes.opening(KINDS[RELEASE_NOT_TAKEN], source="audit", first_seen_at=findings.now, details=offered)
+    elif offer is None and RELEASE_NOT_TAKEN in opened:
+        yield episodes.closing(RELEASE_NOT_TAKEN, reason="resolved")
 
 
 def _mended(

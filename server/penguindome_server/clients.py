@@ -58,6 +58,7 @@ def receive(
     now: datetime,
     limits: Limits,
     deprecated_port: int | None = None,
+    due_release: int | None = None,
 ) -> Receipt:
     """Take in a report that `client_id` has signed, and everything that follows from it; when this returns, all of it
     is on disk.
@@ -65,7 +66,7 @@ def receive(
     In order: finish what an earlier report left over; refuse who is not enrolled; answer a resend as before,
     without storing it again; compare with the last report, evaluate the checks, and write down document and outbox
     in one compare-and-swap; then trail, packages and issues. `deprecated_port` is the port that it came over, if
-    clients should no longer use that.
+    clients should no longer use that; `due_release` is the release that this client should have.
 
     Raises UnknownClient, NotEnrolled and TooLarge, when nothing is stored; StoreUnavailable. After the last, the report
     may have been stored or not: the client sends it again.
@@ -80,7 +81,7 @@ def receive(
         if report.report_id in before.get("recent_reports", ()):
             return Receipt(before["exchange"]["token"], duplicate=True)
         stored_packages = _stored_packages(store, before, report)
-        surroundings = Surroundings(address, now, token, limits, stored_packages, deprecated_port)
+        surroundings = Surroundings(address, now, token, limits, stored_packages, deprecated_port, due_release)
         after = plan(before, report, checks, surroundings)
         if report.size >= MEASURED_FROM:
             _require_room(after)

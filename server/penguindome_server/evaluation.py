@@ -23,13 +23,13 @@ from typing import Any
 from penguindome_server.checks import Check, CheckSet
 from penguindome_server.compare import failed
 from penguindome_server.episodes import closing, opening
-from penguindome_server.issue_kinds import DUPLICATE_HOSTNAME, PENDING_PATCHES
+from penguindome_server.issue_kinds import DUPLICATE_HOSTNAME, PENDING_PATCHES, RELEASE_NOT_TAKEN, UPDATE_FAILED
 from penguindome_server.store import Document
 
 UNKNOWN = "unknown"
 
-# What a report says nothing about: a manual close of these stays in force whatever is reported.
-_FOUND_BY_AUDIT = (PENDING_PATCHES, DUPLICATE_HOSTNAME)
+# A manual close of these stays in force whatever is reported: it says nothing of them, or what it said before.
+_STAYS_CLOSED = (PENDING_PATCHES, DUPLICATE_HOSTNAME, RELEASE_NOT_TAKEN, UPDATE_FAILED)
 
 _digest_of: list[tuple[CheckSet, str]] = []
 
@@ -61,7 +61,7 @@ def evaluate(before: Document, after: Document, checks: CheckSet, *, collected_a
     closes = [
         close
         for close in before.get("manual_closes", ())
-        if close["closed_at"] >= collected_at or close["name"] in _FOUND_BY_AUDIT
+        if close["closed_at"] >= collected_at or close["name"] in _STAYS_CLOSED
     ]
     closed = {close["name"] for close in closes}
     true = set(checks.failing(after))

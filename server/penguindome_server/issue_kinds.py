@@ -17,6 +17,10 @@ CLONED_CLIENT = "cloned-client"
 TRAIL_LIMIT = "trail-limit"
 PLUGIN_FAILED = "plugin-failed"
 DEPRECATED_PORT = "deprecated-port"
+UPDATE_FAILED = "update-failed"
+RELEASE_NOT_TAKEN = "release-not-taken"
+MANIFEST_EXPIRED = "manifest-expired"
+REPOSITORY_EXPIRING = "repository-expiring"
 
 
 class Described(Protocol):
@@ -103,6 +107,36 @@ KINDS: Mapping[str, IssueKind] = {
             "low",
             "Let the machine use another URL: give it a new bundle (`penguindome enrolment export`), or set server.url "
             "in its client.yml.",
+        ),
+        IssueKind(
+            UPDATE_FAILED,
+            "the machine could not move to the release that it should have, and went on with the one before",
+            "high",
+            "The issue's details say why; `penguindome-client update` on the machine tries again. If the release is to "
+            "blame: `penguindome release halt`, or `penguindome release rollback`.",
+        ),
+        IssueKind(
+            RELEASE_NOT_TAKEN,
+            "the machine reports, but has not taken the release that it should have",
+            "medium",
+            "See what `penguindome-client status` on the machine says, and its journal: a package manager that is "
+            "locked, a full disk, a repository that it cannot reach.",
+            timedelta(hours=8),
+        ),
+        IssueKind(
+            MANIFEST_EXPIRED,
+            "the signed manifest of the machine's files has expired",
+            "high",
+            "On the server, `penguindome release refresh` signs it anew; the machine takes it with its next poll. If "
+            "it is of an older release, find out why the machine does not take the newer one.",
+            timedelta(hours=8),
+        ),
+        IssueKind(
+            REPOSITORY_EXPIRING,
+            "what the server has signed for its clients expires soon, and was not signed anew",
+            "high",
+            "On the server that has the keys, run `penguindome release refresh` as root and read what it says; "
+            "penguindome-repository.timer (or cron) should run it by itself.",
         ),
     )
 }

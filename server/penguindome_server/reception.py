@@ -14,7 +14,7 @@ from typing import Any
 
 from penguindome import json
 from penguindome.times import isoformat
-from penguindome_server import exchange, packages
+from penguindome_server import exchange, packages, update_outcomes
 from penguindome_server.checks import CheckSet
 from penguindome_server.compare import Change, compare_plugins, failed, same
 from penguindome_server.episodes import closing, opening
@@ -23,9 +23,11 @@ from penguindome_server.issue_kinds import (
     CLONED_CLIENT,
     DEPRECATED_PORT,
     KINDS,
+    MANIFEST_EXPIRED,
     NOT_REPORTING,
     PLUGIN_FAILED,
     TRAIL_LIMIT,
+    UPDATE_FAILED,
 )
 from penguindome_server.reports import Limits, Report
 from penguindome_server.store import Document
@@ -40,7 +42,8 @@ KEPT_COMMAND_BYTES = 256 * 1024
 @dataclass(frozen=True)
 class Surroundings:
     """What the plan needs beside the document and the report: the peer's address, the time, the next token, the
-    limits, the stored packages, and the port if the report came over one that is deprecated.
+    limits, the stored packages, the port if the report came over one that is deprecated, and the release that the
+    client should have.
     """
 
     address: str
@@ -49,6 +52,7 @@ class Surroundings:
     limits: Limits
     stored_packages: Document | None = None
     deprecated_port: int | None = None
+    due_release: int | None = None
 
 
 def needs_stored_packages(before: Document, report: Report) -> bool:
@@ -83,8 +87,9 @@ def plan(before: Document, report: Report, checks: CheckSet, surroundings: Surro
         ),
         "plugins": _plugins(before, report),
         "commands": _commands(before, report, collected_at, now),
-        "raised": [] if surroundings.deprecated_port is None else [DEPRECATED_PORT],
     }
+    _keep_outcome(before, report, after, now)
+    after["raised"] = list(_raised(after, surroundings))
     difference = _packages(before, report, after, surroundings.stored_packages)
     rows = limited(
         _changes(before, report, after, surroundings.stored_packages if difference else None),
@@ -195,17 +200,56 @@ def _own_transitions(
         yield opening(KINDS[TRAIL_LIMIT], source="server", first_seen_at=now)
     elif was_over and not over:
         yield closing(TRAIL_LIMIT, reason="resolved", last_seen_at=before.get("reported_at"))
-    if surroundings.deprecated_port is not None and DEPRECATED_PORT not in before.get("raised", ()):
-        port = {"port": surroundings.deprecated_port}
-        yield opening(KINDS[DEPRECATED_PORT], source="server", first_seen_at=now, details=port)
-    elif surroundings.deprecated_port is None and DEPRECATED_PORT in before.get("raised", ()):
-        yield closing(DEPRECATED_PORT, reason="resolved", last_seen_at=before.get("reported_at"))
+    yield from _raised_transitions(before, after, surroundings)
     old_failures, failures = _failures(before.get("plugins", {})), _failures(after["plugins"])
     if failures - old_failures:
         details = {"plugins": sorted(failures)}
         yield opening(KINDS[PLUGIN_FAILED], source="server", first_seen_at=after["collected_at"], details=details)
     elif old_failures and not failures:
         yield closing(PLUGIN_FAILED, reason="resolved", last_seen_at=before.get("reported_at"))
+
+
+def _keep_outcome(before: Document, report: Report, after: Document, now: datetime) -> None:
+    last = update_outcomes.outcome(before.get("update_outcome"), report.plugins, now=now)
+    if last is not None:
+        after["update_outcome"] = last
+    else:
+        after.pop("update_outcome", None)
+
+
+def _raised(after: Document, surroundings: Surroundings) -> Iterator[str]:
+    """Names of issues that there are for as long as reports show the same."""
+    if surroundings.deprecated_port is not None:
+        yield DEPRECATED_PORT
+    if update_outcomes.own(after["plugins"]).get("manifest") == "expired":
+        yield MANIFEST_EXPIRED
+    if update_outcomes.has_failed(after, surroundings.due_release):
+        # Closed by hand, it stays closed until another try has failed.
+        told_at = after["update_outcome"]["reported_at"]
+        closes = after.get("manual_closes", ())
+        if not any(close["name"] == UPDATE_FAILED and close["closed_at"] >= told_at for close in closes):
+            yield UPDATE_FAILED
+
+
+def _raised_transitions(before: Document, after: Document, surroundings: Surroundings) -> Iterator[Document]:
+    old, new = before.get("raised", ()), after["raised"]
+    outcome = after.get("update_outcome")
+    for name in (DEPRECATED_PORT, MANIFEST_EXPIRED, UPDATE_FAILED):
+        again = name == UPDATE_FAILED and outcome is not before.get("update_outcome")
+        if name in new and (name not in old or again):
+            details = _details(name, after, surroundings)
+            yield opening(KINDS[name], source="server", first_seen_at=surroundings.now, details=details)
+        elif name in old and name not in new:
+            yield closing(name, reason="resolved", last_seen_at=before.get("reported_at"))
+
+
+def _details(name: str, after: Document, surroundings: Surroundings) -> Document:
+    if name == DEPRECATED_PORT:
+        return {"port": surroundings.deprecated_port}
+    if name == UPDATE_FAILED:
+        release = after["update_outcome"]["release"]
+        return {"release": release, "reason": update_outcomes.reason(after["plugins"])}
+    return {"release": update_outcomes.own(after["plugins"]).get("release")}
 
 
 def _failures(plugins: Mapping[str, Any]) -> set[str]:

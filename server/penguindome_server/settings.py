@@ -16,6 +16,7 @@ from penguindome.settings import Schema, Setting, Settings, load
 from penguindome_server.mail import MAIL_SETTINGS, check_addresses
 from penguindome_server.ports import check_ports
 from penguindome_server.release_kinds import RELEASE_KIND_SETTINGS
+from penguindome_server.release_settings import RELEASE_SETTINGS
 
 MEBIBYTE = 1 << 20
 
@@ -40,6 +41,7 @@ def server_settings_schema(paths: Paths) -> Schema:
             *_TIME,
             *MAIL_SETTINGS,
             *RELEASE_KIND_SETTINGS,
+            *RELEASE_SETTINGS,
             *_CLIENTS,
             *LOGGING_SETTINGS,
         )

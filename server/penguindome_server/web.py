@@ -14,7 +14,9 @@ from penguindome_server.metrics import Metrics
 from penguindome_server.metrics_access import MetricsAccess
 from penguindome_server.polls import Polls
 from penguindome_server.ports import deprecated_numbers
+from penguindome_server.rollout import Rollout
 from penguindome_server.services import Services
+from penguindome_server.updates import Sources
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Web:
     peers: Peers
     identities: Identities
     polls: Polls
-    open_deliveries: OpenDeliveries
+    updates: Sources
     health: Health
     metrics: Metrics
     metrics_access: MetricsAccess
@@ -54,7 +56,14 @@ class Web:
             peers=Peers(settings["trusted_proxies"]),
             identities=Identities(store),
             polls=Polls(store),
-            open_deliveries=OpenDeliveries(store),
+            updates=Sources(
+                store=store,
+                manifest=services.manifest,
+                releases=services.releases,
+                rollout=Rollout(store),
+                open_deliveries=OpenDeliveries(store),
+                server_key=services.server_certificate.fingerprint,
+            ),
             health=Health(store),
             metrics=Metrics(store),
             metrics_access=MetricsAccess(settings),

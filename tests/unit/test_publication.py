@@ -353,8 +353,9 @@ def read_as_pacman(publisher: Publisher) -> None:
     database = (repository / "penguindome.db").read_bytes()
     publisher.certificate.verify_binary(database, (repository / "penguindome.db.sig").read_bytes())
     with tarfile.open(repository / "penguindome.db") as archive:
-        description = next(archive.extractfile(name).read() for name in archive.getnames() if name.endswith("desc"))  # type: ignore[union-attr]
-    name, digest = (re.findall(f"%{key}%\n(.*)\n", description.decode())[0] for key in ("FILENAME", "SHA256SUM"))
+        files = [archive.extractfile(member) for member in archive if member.name.endswith("/desc")]
+        text = "".join(file.read().decode() for file in files if file is not None)
+    name, digest = (re.findall(f"%{key}%\n(.*)\n", text)[0] for key in ("FILENAME", "SHA256SUM"))
     package = (repository / name).read_bytes()
     assert sha256(package).hexdigest() == digest
     publisher.certificate.verify_binary(package, (repository / f"{name}.sig").read_bytes())

@@ -10,10 +10,12 @@ from typing import Any
 from penguindome_server import clients
 from penguindome_server.api.update import held
 from penguindome_server.authentication import Message, authenticate, state_refusal
+from penguindome_server.halting import halt_if_failing
 from penguindome_server.refusals import Refusal
 from penguindome_server.reports import Report
 from penguindome_server.untrusted import integer_field, object_field, text_field
-from penguindome_server.updates import news
+from penguindome_server.update_outcomes import outcome
+from penguindome_server.updates import due_release, news
 from penguindome_server.web import Web
 
 _REPORT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -35,6 +37,7 @@ def view(web: Web, environ: Mapping[str, Any]) -> dict[str, Any]:
     client_id = message.identity.client_id
     # All of it is looked at before any is stored: what is refused was not taken, and its client sets it aside.
     report, holds = _report(message), held(message.data)
+    due = due_release(web.updates, client_id)
     try:
         receipt = clients.receive(
             services.store,
@@ -45,6 +48,7 @@ def view(web: Web, environ: Mapping[str, Any]) -> dict[str, Any]:
             now=now,
             limits=web.report_limits,
             deprecated_port=_deprecated_port(web, environ),
+            due_release=due.description.release if due is not None else None,
         )
     except clients.NotEnrolled as error:
         # Since its identity was looked up, a moment ago, an administrator decided about it.
@@ -54,8 +58,22 @@ def view(web: Web, environ: Mapping[str, Any]) -> dict[str, Any]:
     except clients.UnknownClient as error:
         raise Refusal("unknown-client", "this client is not known any more") from error
     web.metrics.report_received(duplicate=receipt.duplicate)
-    update = news(services.store, services.manifest, web.open_deliveries, client_id, holds, now=now)
+    _look_at_failure(web, report, now=now)
+    update = news(web.updates, client_id, holds, now=now)
     return {"status": "ok", "exchange_token": receipt.exchange_token, "update": update}
+
+
+def _look_at_failure(web: Web, report: Report, *, now: datetime) -> None:
+    """Halt the release on which the client says that its update failed, if it fails on too many. A report that was
+    stored by a process which then died is sent again, and looked at again.
+    """
+    services = web.services
+    told = outcome(None, report.plugins, now=now)
+    if told is None or told["status"] != "failed":
+        return
+    percent = services.settings["releases.halt_after_failures"]
+    if halt_if_failing(services.store, told["release"], percent=percent, now=now):
+        web.updates.rollout.forget()
 
 
 def _deprecated_port(web: Web, environ: Mapping[str, Any]) -> int | None:

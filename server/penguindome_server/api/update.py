@@ -21,8 +21,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 def view(web: Web, environ: Mapping[str, Any]) -> dict[str, Any]:
     """Say what is new. Nothing is written but, a little later, that the client was seen."""
-    services = web.services
-    now = services.clock()
+    now = web.services.clock()
     message = authenticate(
         environ,
         "update",
@@ -42,7 +41,7 @@ def view(web: Web, environ: Mapping[str, Any]) -> dict[str, Any]:
         package_kind=data["package_kind"],
         release=integer_field(data, "old_release"),
     )
-    answer = news(services.store, services.manifest, web.open_deliveries, client_id, held(data), now=now)
+    answer = news(web.updates, client_id, held(data), now=now)
     web.polls.note(client_id, poll)
     return answer
 

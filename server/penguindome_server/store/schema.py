@@ -43,6 +43,7 @@ SCHEMA: Mapping[str, CollectionSchema] = {
                 Index(("state", "last_seen_at")),
                 Index(("state", "reported_at")),
                 Index(("address", "state")),
+                Index(("update_outcome.release", "update_outcome.status", "update_outcome.reported_at")),
             ),
         ),
         CollectionSchema("packages", "installed packages of each client"),

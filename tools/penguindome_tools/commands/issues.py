@@ -8,12 +8,14 @@ from typing import Any
 import click
 
 from penguindome.errors import UsageError
-from penguindome_server import audit_mail
+from penguindome_server import audit_mail, rollout
 from penguindome_server.audit import AuditResult, AuditSettings, audit
 from penguindome_server.business_time import from_settings
 from penguindome_server.enrolment import find_client
 from penguindome_server.issues import SEVERITIES, Grace, Listed, close_issue, list_issues, open_issue, open_issues
 from penguindome_server.mail import MailNotSent, send
+from penguindome_server.server_issues import SERVER_ID
+from penguindome_server.signed_expiry import expiring
 from penguindome_server.store import Document
 from penguindome_tools.context import Context, pass_context
 from penguindome_tools.output import json_option, print_json, print_table
@@ -54,7 +56,9 @@ def audit_command(context: Context, *, by_timer: bool, as_json: bool) -> None:
     """
     if by_timer and not context.settings["audit.scheduled"]:
         return
-    result = audit(context.store, context.checks, AuditSettings.from_settings(context.settings), now=context.clock())
+    settings, store, now = AuditSettings.from_settings(context.settings), context.store, context.clock()
+    expires = expiring(context.paths, [offer.release for offer in rollout.offers(store)], now=now)
+    result = audit(store, context.checks, settings, now=now, expiring=expires)
     if by_timer and _told(context, result):
         return
     _show_audit(result, as_json=as_json)
@@ -98,7 +102,9 @@ def _told(context: Context, result: AuditResult) -> bool:
 
 
 @command.command("list")
-@click.option("--client", "host", help="Only issues of this client (host name or beginning of its id).")
+@click.option(
+    "--client", "host", help="Only issues of this client (host name or beginning of its id), or of the server."
+)
 @click.option("--name", help="Only issues of this name.")
 @click.option("--state", type=click.Choice(["open", "closed", "all"]), default="open", show_default=True)
 @click.option("--all", "with_grace", is_flag=True, help="Also open issues whose grace period is not over.")
@@ -115,7 +121,7 @@ def list_command(
       penguindome issues list --name no-firewall --json
       penguindome issues list --client laptop7 --state closed
     """
-    client_id = find_client(context.store, host)["_id"] if host else None
+    client_id = _client_id(context, host) if host else None
     grace = Grace(context.checks, from_settings(context.settings), context.clock())
     wanted = None if state == "all" else state
     found = sorted(
@@ -127,6 +133,11 @@ def list_command(
         key=_rank,
     )
     print_table([issue.row() for issue in found], LIST_COLUMNS, as_json=as_json, empty="no issues")
+
+
+def _client_id(context: Context, host: str) -> str:
+    client_id: str = host if host == SERVER_ID else find_client(context.store, host)["_id"]
+    return client_id
 
 
 def _rank(issue: Listed) -> tuple[int, str, str]:
@@ -185,9 +196,9 @@ def _find_issue(context: Context, words: Sequence[str]) -> Document:
         )
     if len(words) == 2:
         host, name = words
-        client = find_client(context.store, host)
+        client_id = _client_id(context, host)
         found: list[dict[str, Any]] = [
-            issue for issue in open_issues(context.store, client["_id"]) if issue["name"] == name
+            issue for issue in open_issues(context.store, client_id) if issue["name"] == name
         ]
         if not found:
             raise UsageError(f"{name!r} is not open on {host}", hint=f"penguindome issues list --all --client {host}")

@@ -1,0 +1,166 @@
+"""What root has signed for clients, as it lies below `releases/` now: manifests and descriptions of releases."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from penguindome.errors import PenguinDomeError
+from penguindome.files import read_limited
+from penguindome.logging import get_logger
+from penguindome.manifest import Manifest
+from penguindome.openpgp import Certificate
+from penguindome.release import Description, InvalidRelease
+
+log = get_logger(__name__)
+
+FILE_BYTES = 16 << 20
+LOOK_SECONDS = 0.5
+REMEMBER_AT_MOST = 64
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SignedManifest:
+    """A manifest as it is handed to clients: exact text, armoured signature, SHA-256 of the text in hex, release
+    number.
+    """
+
+    text: str
+    signature: str
+    sha256: str
+    release: int
+
+
+@dataclass(frozen=True)
+class SignedDescription:
+    """The description of a release as it is handed to clients: exact text, armoured signature, and what it says."""
+
+    text: str
+    signature: str
+    description: Description
+
+
+class SignedFile(Generic[T]):
+    """A text and its signature in two files: read again when they change, which root does while we run."""
+
+    def __init__(self, path: Path, load: Callable[[bytes, bytes], T]) -> None:
+        """`load` verifies text and signature, and raises PenguinDomeError for what must not be handed to clients."""
+        self._text = path
+        self._signature = path.with_name(f"{path.name}.asc")
+        self._load = load
+        self._lock = threading.Lock()
+        self._seen: object = None
+        self._look_again = 0.0
+        self._loaded: T | None = None
+
+    def current(self) -> T | None:
+        """The newest whose signature is right; None if there is none yet.
+
+        A pair of files that does not fit together (they are replaced one after the other) leaves the one before it in
+        force.
+        """
+        now = time.monotonic()
+        if now >= self._look_again:
+            stamp = (_stamp(self._text), _stamp(self._signature))
+            with self._lock:
+                if stamp != self._seen:
+                    self._read()
+                    self._seen = stamp
+                self._look_again = now + LOOK_SECONDS
+        return self._loaded
+
+    def _read(self) -> None:
+        try:
+            text = read_limited(self._text, FILE_BYTES)
+            signature = read_limited(self._signature, FILE_BYTES)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            log.error("{} cannot be read: {}", self._text, error)
+            return
+        try:
+            self._loaded = self._load(text, signature)
+        except PenguinDomeError as error:
+            log.warning("{} is not handed to clients: {}", self._text, error)
+
+
+class ManifestFile(SignedFile[SignedManifest]):
+    """The signed manifest in a directory."""
+
+    def __init__(self, directory: Path, certificate: Certificate) -> None:
+        def load(text: bytes, signature: bytes) -> SignedManifest:
+            manifest = Manifest.load(text, signature, certificate)
+            return SignedManifest(text.decode(), signature.decode("ascii"), manifest.sha256, manifest.release)
+
+        super().__init__(directory / "manifest.json", load)
+
+
+class DescriptionFile(SignedFile[SignedDescription]):
+    """The signed description of release `number` in a directory."""
+
+    def __init__(self, directory: Path, number: int, certificate: Certificate) -> None:
+        def load(text: bytes, signature: bytes) -> SignedDescription:
+            description = Description.load(text, signature, certificate)
+            if description.release != number:
+                raise InvalidRelease(f"it describes release {description.release}")
+            return SignedDescription(text.decode(), signature.decode("ascii"), description)
+
+        super().__init__(directory / "release.json", load)
+
+
+class SignedReleases:
+    """The releases below `releases/`, by number. None is one whose files are missing, or not signed by the key."""
+
+    def __init__(self, directory: Path, certificate: Certificate) -> None:
+        self._directory = directory
+        self._certificate = certificate
+        self._descriptions: dict[int, DescriptionFile] = {}
+        self._manifests: dict[int, ManifestFile] = {}
+
+    def description(self, number: int) -> SignedDescription | None:
+        """The description of this release."""
+        file = self._descriptions.get(number)
+        if file is None:
+            place = self._place(number)
+            if place is None:
+                return None
+            file = DescriptionFile(place, number, self._certificate)
+            _remember(self._descriptions, number, file)
+        return file.current()
+
+    def manifest(self, number: int) -> SignedManifest | None:
+        """The newest manifest of this release: it may have been signed anew since the packages were made."""
+        file = self._manifests.get(number)
+        if file is None:
+            place = self._place(number)
+            if place is None:
+                return None
+            file = ManifestFile(place, self._certificate)
+            _remember(self._manifests, number, file)
+        found = file.current()
+        return found if found is not None and found.release == number else None
+
+    def _place(self, number: int) -> Path | None:
+        """The directory of a release; None if it is not here. Clients name any numbers: those are not remembered."""
+        place = self._directory / str(number)
+        return place if place.is_dir() else None
+
+
+def _remember(files: dict[int, T], number: int, file: T) -> None:
+    if len(files) >= REMEMBER_AT_MOST:
+        files.clear()
+    files[number] = file
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
