@@ -13,6 +13,7 @@ import click
 from penguindome.errors import UsageError
 from penguindome.openpgp import Certificate
 from penguindome_server.enrolment import find_client
+from penguindome_server.rollout import offered
 from penguindome_server.store import Document
 from penguindome_tools.acts import administrative
 from penguindome_tools.context import Context, pass_context
@@ -213,14 +214,13 @@ def prune_command(context: Context, *, keep: int, yes: bool) -> None:
         if numbers:
             confirm(f"Remove the packages of release {names}?", yes=yes)
             context.acts_on(*(f"release {number}" for number in numbers))
-        offered = completion.offered_before(store)
+        before = offered(store)
         for number in numbers:
             store.collection(records.RELEASES).update(
                 records.key(number), lambda before: None if before is None else {**before, "pruned_at": now}
             )
-        remaining = completion.offered_before(store)
-        if remaining != offered:
-            completion.publish_anew(context, signing, remaining)
+        if offered(store) != before:
+            completion.publish_anew(context, signing, offered(store))
         pruned = [document["release"] for document in records.newest_first(store) if document["pruned_at"]]
         with context.as_root():
             # Those of an earlier run that was interrupted, too.
@@ -235,8 +235,8 @@ def _stage(context: Context, canaries: Sequence[str]) -> records.Stage:
         found = PERCENT.fullmatch(canary)
         if found is None:
             clients.append(find_client(context.store, canary, states=("enrolled",), fields=())["_id"])
-        elif percent or not 1 <= int(found[1]) <= 99:
-            raise UsageError(f"--canary {canary}: a canary is one share of the clients, from 1% to 99%")
+        elif percent or not 1 <= int(found[1]) <= 100:
+            raise UsageError(f"--canary {canary}: a canary is one share of the clients, from 1% to 100%")
         else:
             percent = int(found[1])
     return records.Stage(percent, tuple(dict.fromkeys(clients)))

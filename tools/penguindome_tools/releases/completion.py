@@ -21,11 +21,13 @@ from penguindome.files import FileLock, read_limited, write_atomically
 from penguindome.logging import get_logger
 from penguindome.openpgp import Certificate, ServerKeyring
 from penguindome.paths import Paths
-from penguindome_server.store import Document, Store
+from penguindome_server.rollout import offered
+from penguindome_server.store import Document
 from penguindome_tools.context import Context
 from penguindome_tools.installation import recorded_fingerprint, service_user_ids
 from penguindome_tools.releases import records
 from penguindome_tools.releases.making import PREFIX, Signing, remove_leftovers
+from penguindome_tools.releases.publication import publish, publish_release
 from penguindome_tools.releases.staged import StagedRelease
 
 NOTE = "release.under-way.json"
@@ -86,18 +88,22 @@ def publish_and_record(context: Context, signing: Signing, staged: StagedRelease
     Raises what the publisher raises, with everything as it was before; or StoreUnavailable when the document could not
     be written: then `finish` does the rest.
     """
-    offered = offered_before(context.store)
-    following = [staged.number, *offered] if document["promoted_at"] else offered
+    before = offered(context.store)
+    following = [staged.number, *before] if document["promoted_at"] else before
     try:
         with context.as_root():
             write_atomically(context.paths.keys / NOTE, json.dumps(document), mode=0o600)
-            from penguindome_tools.releases.publication import publish_release
-
             publish_release(
-                context.paths, signing.keyring, signing.fingerprint, staged, releases=following, now=context.clock()
+                context.paths,
+                signing.keyring,
+                signing.fingerprint,
+                staged,
+                releases=following,
+                now=context.clock(),
+                valid_for=context.settings["releases.valid_for"],
             )
     except BaseException:
-        _take_back(context, signing, staged, offered)
+        _take_back(context, signing, staged, before)
         raise
     try:
         _record(context, document)
@@ -123,8 +129,8 @@ def finish(context: Context, signing: Signing) -> int | None:
         with context.as_root():
             (context.paths.keys / NOTE).unlink()
         return None
-    offered = [other for other in offered_before(context.store) if other != number]
-    publish_anew(context, signing, [number, *offered] if document["promoted_at"] else offered)
+    others = [other for other in offered(context.store) if other != number]
+    publish_anew(context, signing, [number, *others] if document["promoted_at"] else others)
     _record(context, document)
     return number
 
@@ -139,19 +145,17 @@ def under_way(context: Context) -> Document | None:
     return document if isinstance(document, dict) and isinstance(document.get("release"), int) else None
 
 
-def offered_before(store: Store) -> list[int]:
-    """The numbers of the releases that the repositories offer according to the store, newest first."""
-    from penguindome_server.rollout import offered
-
-    return list(offered(store))
-
-
 def publish_anew(context: Context, signing: Signing, releases: Sequence[int]) -> None:
     """Let the repositories offer these releases, newest first."""
-    from penguindome_tools.releases.publication import publish
-
     with context.as_root():
-        publish(context.paths, signing.keyring, signing.fingerprint, releases=releases, now=context.clock())
+        publish(
+            context.paths,
+            signing.keyring,
+            signing.fingerprint,
+            releases=releases,
+            now=context.clock(),
+            valid_for=context.settings["releases.valid_for"],
+        )
 
 
 def _record(context: Context, document: Document) -> None:
@@ -160,7 +164,7 @@ def _record(context: Context, document: Document) -> None:
         (context.paths.keys / NOTE).unlink()
 
 
-def _take_back(context: Context, signing: Signing, staged: StagedRelease, offered: Sequence[int]) -> None:
+def _take_back(context: Context, signing: Signing, staged: StagedRelease, before: Sequence[int]) -> None:
     """Leave all as it was before a publication that failed, or was interrupted."""
     moved = context.paths.releases / str(staged.number)
     was_moved = not staged.directory.exists() and moved.exists()
@@ -173,6 +177,6 @@ def _take_back(context: Context, signing: Signing, staged: StagedRelease, offere
         (context.paths.keys / NOTE).unlink(missing_ok=True)
     if was_moved:
         try:
-            publish_anew(context, signing, offered)
+            publish_anew(context, signing, before)
         except (PenguinDomeError, OSError) as error:
             log.warning("the repositories could not be published as they were: {}", error)
