@@ -55,11 +55,11 @@ wheelhouse: ## collect the locked wheels of every supported Python, which the pa
 	@$(python) -m penguindome_tools.packaging.wheelhouse
 
 deb: ## build the Debian packages of client and server into dist/ (ARGS=--help: options)
-	$(prepare) deb venv
+	$(prepare) deb pacman venv
 	@$(python) -m penguindome_tools.packaging.deb $(ARGS)
 
 pacman: ## build the packages of Arch for client and server into dist/ (ARGS=--help: options)
-	$(prepare) pacman venv
+	$(prepare) deb pacman venv
 	@$(python) -m penguindome_tools.packaging.pacman $(ARGS)
 
 lock: ## write tools/locks/ anew from pyproject.toml (UPGRADE=1: newest versions)

@@ -32,7 +32,7 @@ HOOKS = {
     "30-systemd-tmpfiles": ("usr/lib/tmpfiles.d/*.conf", "/usr/bin/systemd-tmpfiles --create", ""),
     "30-systemd-daemon-reload-system": ("usr/lib/systemd/system/*", RELOAD, "Operation = Remove\n"),
 }
-STAND_INS = ("bash", "gnupg", "iproute2", "openssl")
+STAND_INS = ("bash", "gnupg", "iproute2", "openssl", "zstd")
 
 
 def package(

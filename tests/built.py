@@ -16,6 +16,8 @@ from needs import require_program
 CHECKOUT = Path(__file__).resolve().parents[1]
 HOME = CHECKOUT / ".cache/packages"
 KEPT_SECONDS = 3600
+PROGRAMS = ("dpkg-buildpackage", "makepkg", "fakeroot", "zstd", "bsdtar")
+"""What building takes: of both kinds, because the server's package carries the client's of both."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,17 @@ class Packages:
 
 def debian_packages() -> Packages:
     """The Debian packages as they are built of what lies in the checkout now."""
-    require_program("dpkg-buildpackage")
     return _built("deb")
 
 
 def pacman_packages() -> Packages:
     """The packages of Arch, likewise."""
-    for program in ("makepkg", "fakeroot", "zstd", "bsdtar"):
-        require_program(program)
     return _built("pacman")
 
 
 def _built(kind: str) -> Packages:
+    for program in PROGRAMS:
+        require_program(program)
     HOME.mkdir(parents=True, exist_ok=True)
     directory = HOME / f"{kind}-{_sources()}"
     with (HOME / f"{kind}.lock").open("w") as lock:

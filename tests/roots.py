@@ -31,7 +31,7 @@ INSTANCES = HOME / "instances"
 # What every Debian has, beyond what is essential, as far as packages may come to count on it.
 BASE = ("systemd", "systemd-sysv", "dbus", "iproute2", "apt-utils")
 # What a test, or a dependency of our packages, may ask apt for: it lies in the repository of the tree.
-DEPENDENCIES = ("python3", "gnupg", "openssl", "ca-certificates", "adduser")
+DEPENDENCIES = ("python3", "gnupg", "openssl", "ca-certificates", "adduser", "zstd")
 ON_OFFER = (*DEPENDENCIES, "python3-venv", "cron", "logrotate", "curl", "bash-completion", "man-db")
 PACMAN = ("pacman-package-manager", "makepkg", "libarchive-tools", "zstd")
 

@@ -15,6 +15,7 @@ from penguindome.paths import Paths
 from penguindome.settings import Schema, Setting, Settings, load
 from penguindome_server.mail import MAIL_SETTINGS, check_addresses
 from penguindome_server.ports import check_ports
+from penguindome_server.release_kinds import RELEASE_KIND_SETTINGS
 from penguindome_server.release_settings import RELEASE_SETTINGS
 
 MEBIBYTE = 1 << 20
@@ -39,6 +40,7 @@ def server_settings_schema(paths: Paths) -> Schema:
             *_LIMITS,
             *_TIME,
             *MAIL_SETTINGS,
+            *RELEASE_KIND_SETTINGS,
             *RELEASE_SETTINGS,
             *_CLIENTS,
             *LOGGING_SETTINGS,

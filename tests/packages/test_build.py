@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from built import Packages, debian_packages
+from built import Packages, debian_packages, pacman_packages
 from needs import require_program
 from penguindome_tools.development.pythons import find
 from penguindome_tools.packaging.wheelhouse import ROLES
@@ -62,7 +62,8 @@ def test_a_second_build_elsewhere_without_a_network_gives_the_same_bytes(built: 
         "TMPDIR": str(tmp_path / "elsewhere"),
     }
     build = [sys.executable, "-m", "penguindome_tools.packaging.deb", "--output", str(tmp_path / "output")]
-    isolated = ["unshare", "--map-root-user", "--net"] if os.geteuid() else ["unshare", "--net"]
+    build += ["--cache", str(tmp_path / "cache")]
+    isolated = ["unshare", "--map-current-user", "--net"] if os.geteuid() else ["unshare", "--net"]
     before = os.umask(0o077)
     try:
         done = subprocess.run(
@@ -153,6 +154,22 @@ def test_client_and_server_carry_the_same_plugins_all_of_them_executable(unpacke
     modes = {path.stat().st_mode & 0o777 for tree in trees for path in (tree / "plugins").iterdir()}
     assert modes == {0o755}
     assert (trees[0] / "package-kind").read_text() == "deb\n"
+
+
+def test_the_server_carries_the_packages_of_the_client_as_they_are_built(
+    built: Packages, unpacked: dict[str, Path]
+) -> None:
+    carried = {path.name: digest(path) for path in (unpacked["server"] / "usr/share/penguindome/packages").iterdir()}
+    clients = (built.client, pacman_packages().client)
+    assert carried == {path.name: digest(path) for path in clients}
+
+
+@pytest.mark.parametrize("role", CARRIED)
+def test_the_sums_of_a_package_are_those_of_its_files(built: Packages, unpacked: dict[str, Path], role: str) -> None:
+    control = ["dpkg-deb", "--info", getattr(built, role), "md5sums"]
+    sums = subprocess.run(control, capture_output=True, check=True).stdout
+    check = ["md5sum", "--check", "--quiet", "--strict", "-"]
+    subprocess.run(check, cwd=unpacked[role], input=sums, check=True)
 
 
 @pytest.mark.parametrize("role", CARRIED)

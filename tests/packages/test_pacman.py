@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from arch_stand_ins import pacman, python, stand_ins
-from built import Packages, pacman_packages
+from built import Packages, debian_packages, pacman_packages
 from containers import Machine, booted, eventually
 from roots import CHECKOUT, Root, differences, fresh_root
 
@@ -104,12 +104,20 @@ def as_nobody(place: Path) -> list[str]:
 def test_root_and_an_ordinary_user_build_the_same_packages(packages: Packages) -> None:
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="penguindome-test-") as directory:
         command = [sys.executable, "-m", "penguindome_tools.packaging.pacman", "--output", f"{directory}/made"]
+        command += ["--cache", f"{directory}/cache"]
         # git lists the files of a checkout to its owner only, unless it is told to trust it.
         trusting = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
         environment = {**os.environ, **trusting, "HOME": directory}
         subprocess.run([*as_nobody(Path(directory)), *command], cwd=CHECKOUT, env=environment, check=True)
         for one in (packages.client, packages.server):
             assert one.read_bytes() == Path(directory, "made", one.name).read_bytes(), one.name
+
+
+def test_the_server_carries_the_packages_of_the_client_as_they_are_built(packages: Packages, tmp_path: Path) -> None:
+    subprocess.run(["bsdtar", "-xf", packages.server, "-C", tmp_path, "usr/share/penguindome/packages"], check=True)
+    carried = tmp_path / "usr/share/penguindome/packages"
+    for client in (packages.client, debian_packages().client):
+        assert (carried / client.name).read_bytes() == client.read_bytes()
 
 
 def test_the_recipe_has_the_version_of_the_project() -> None:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import ssl
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 
-from penguindome.bundle import Bundle
-from penguindome.errors import PenguinDomeError, SettingsError, UsageError
-from penguindome.files import read_limited
 from penguindome.times import parse_duration
 from penguindome_server.enrolment_tokens import create_token, list_tokens
 from penguindome_tools.context import Context, pass_context
+from penguindome_tools.enrolment_bundle import enrolment_bundle
 from penguindome_tools.output import json_option, output_to, print_json, print_table
-
-KEY_BYTES = 65536
-CERTIFICATE_BYTES = 1 << 20
 
 
 @click.group()
@@ -64,24 +59,12 @@ def export(context: Context, *, file: str, with_token: bool, lifetime: timedelta
     \b
       penguindome-client setup --bundle FILE
     """
-    settings, paths = context.settings, context.paths
-    if not settings["server.url"]:
-        raise SettingsError("server.url is not set", hint="run: penguindome setup --url https://HOST:PORT")
-    ca_path = ca_file or settings["tls.certificate"]
-    with context.as_root():
-        server_certificate = _read(paths.releases / "server.asc", CERTIFICATE_BYTES)
-        enrolment_key = None if with_token else _read(paths.keys / "enrolment.key", KEY_BYTES)
-        ca_certificate = None if ca_path is None else _trusted_certificates(ca_path, required=ca_file is not None)
     now = context.clock()
-    token = create_token(context.store, who=context.who, now=now, lifetime=lifetime) if with_token else None
-    bundle = Bundle(
-        server_url=settings["server.url"].rstrip("/"),
-        server_certificate=server_certificate,
-        ca_certificate=ca_certificate,
-        enrolment_key=enrolment_key,
-        token=token,
-        created_at=now,
-    )
+    with context.as_root():
+        bundle = enrolment_bundle(context.settings, context.paths, now=now, with_key=not with_token, ca_file=ca_file)
+    if with_token:
+        token = create_token(context.store, who=context.who, now=now, lifetime=lifetime)
+        bundle = replace(bundle, token=token)
     with context.as_root(), output_to(file) as write:
         write(bundle.to_text())
 
@@ -121,29 +104,3 @@ def _row(document: dict[str, Any], now: datetime) -> dict[str, Any]:
     # The hash's beginning tells tokens apart; nobody can make a token of it.
     row = {"token": document["_id"][:12], "state": state}
     return row | {name: document[name] for name in ("created_at", "created_by", "expires_at", "used_at", "used_by")}
-
-
-def _read(path: Path, limit: int) -> str:
-    try:
-        return read_limited(path, limit).decode("ascii")
-    except FileNotFoundError as error:
-        raise SettingsError(f"{path} is missing", hint="run: penguindome setup") from error
-    except OSError as error:
-        raise PenguinDomeError(f"{path}: {error.strerror}", hint="run this as root") from error
-
-
-def _trusted_certificates(path: Path, *, required: bool) -> str | None:
-    """What of a PEM file clients have to be told to trust: its self-signed certificates. None if all come from a known
-    authority.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        context.load_verify_locations(cafile=path)
-    except OSError as error:
-        raise PenguinDomeError(f"{path} holds no certificate that can be read: {error}") from error
-    decoded = context.get_ca_certs()
-    binary = context.get_ca_certs(binary_form=True)
-    roots = [der for fields, der in zip(decoded, binary, strict=True) if fields["subject"] == fields["issuer"]]
-    if not roots and required:
-        raise UsageError(f"{path} holds no certificate of an authority")
-    return "".join(ssl.DER_cert_to_PEM_cert(der) for der in roots) or None

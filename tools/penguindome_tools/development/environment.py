@@ -41,6 +41,7 @@ PACKAGES = {
     "lintian": ("lintian", "lintian"),
     "git": ("git", "git"),
     "makepkg": ("makepkg", "pacman"),
+    "pacman-conf": ("pacman-package-manager", "pacman"),  # makepkg wants pacman itself, which Debian only recommends
     "bsdtar": ("libarchive-tools", "libarchive"),
     "fakeroot": ("fakeroot", "fakeroot"),
     "zstd": ("zstd", "zstd"),
@@ -54,7 +55,7 @@ PACKAGES = {
 }
 TO_MAKE_A_VENV = ("import ensurepip",)
 RUN = ("gpg", "gpg-agent", "ip", "lsblk", "openssl", "setpriv", "/usr/share/zoneinfo/Europe/Berlin")
-PACMAN = ("git", "makepkg", "bsdtar", "fakeroot", "setpriv", "zstd", "/usr/bin/python3")
+PACMAN = ("git", "makepkg", "pacman-conf", "bsdtar", "fakeroot", "setpriv", "zstd", "/usr/bin/python3")
 DEB = ("git", "dpkg-buildpackage", "dh", "debconf-gettextize", "/usr/bin/python3")
 NEEDS = {
     "venv": (),

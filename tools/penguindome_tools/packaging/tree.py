@@ -2,7 +2,8 @@
 
 ROLE is client or server, KIND the value of `package-kind` (deb, pacman), ROOT the directory that becomes `/`. Wheels
 come from the wheelhouse; nothing is downloaded. SOURCE_DATE_EPOCH in the environment gives everything its date. It runs
-in a Python environment with what tools/locks/packaging.txt names.
+in a Python environment with what tools/locks/packaging.txt names. The server's package carries the client's packages,
+which lie in the directory that `--client-packages` names.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ COMMANDS = {
 """Role -> its command, and the module that the command runs."""
 PLUGINS = {"client": "usr/lib/penguindome/client/plugins", "server": "usr/share/penguindome/client/plugins"}
 """Role -> where the plugins lie: the server's are those of the client, for its first manifest."""
+CARRIED = "usr/share/penguindome/packages"
+KINDS = ("*.deb", "*.pkg.tar.zst")
 SETTINGS_HEADER = """\
 # What stands here wins over all files in {role}.d/. Everybody may read this file: what is secret belongs there.
 
@@ -51,9 +54,12 @@ def main() -> None:
     parser.add_argument("kind", choices=("deb", "pacman"))
     parser.add_argument("root", type=Path)
     parser.add_argument("--wheelhouse", type=Path, default=CHECKOUT / ".cache/wheelhouse")
+    parser.add_argument("--client-packages", type=Path, default=CHECKOUT / "client-packages")
     options = parser.parse_args()
     os.umask(0o022)
     lay_out(options.role, options.kind, options.root, options.wheelhouse)
+    if options.role == "server":
+        carry(options.client_packages, options.root / CARRIED)
 
 
 def lay_out(role: str, kind: str, root: Path, wheelhouse: Path) -> None:
@@ -74,6 +80,15 @@ def lay_out(role: str, kind: str, root: Path, wheelhouse: Path) -> None:
     # The command line asks for the version of the distribution, which the wheel knows.
     sys.path.append(str(wheel))
     write_documentation(role, root)
+
+
+def carry(packages: Path, target: Path) -> None:
+    """Put the client's packages, one of each kind, into the server's."""
+    for pattern in KINDS:
+        found = sorted(packages.glob(f"penguindome-client{pattern}"))
+        if len(found) != 1:
+            sys.exit(f"tree: {packages} holds {len(found)} packages penguindome-client{pattern}; there must be one")
+        _put(found[0], target / found[0].name, 0o644)
 
 
 def _write_settings(role: str, root: Path) -> None:

@@ -1,0 +1,62 @@
+"""The enrolment bundle of this server: made for `penguindome enrolment export`, and for the tar of a release."""
+
+from __future__ import annotations
+
+import ssl
+from datetime import datetime
+from pathlib import Path
+
+from penguindome.bundle import Bundle
+from penguindome.errors import PenguinDomeError, SettingsError, UsageError
+from penguindome.files import read_limited
+from penguindome.paths import Paths
+from penguindome.settings import Settings
+
+KEY_BYTES = 65536
+CERTIFICATE_BYTES = 1 << 20
+
+
+def enrolment_bundle(
+    settings: Settings, paths: Paths, *, now: datetime, with_key: bool = True, ca_file: Path | None = None
+) -> Bundle:
+    """The bundle with the enrolment key, unless a token is to be put into it. `ca_file`: PEM to trust for TLS.
+
+    To be called as root. Raises SettingsError before `penguindome setup`, UsageError for a `ca_file` that is of no use.
+    """
+    if not settings["server.url"]:
+        raise SettingsError("server.url is not set", hint="run: penguindome setup --url https://HOST:PORT")
+    ca_path = ca_file or settings["tls.certificate"]
+    return Bundle(
+        server_url=settings["server.url"].rstrip("/"),
+        server_certificate=_read(paths.releases / "server.asc", CERTIFICATE_BYTES),
+        ca_certificate=None if ca_path is None else _trusted_certificates(ca_path, required=ca_file is not None),
+        enrolment_key=_read(paths.keys / "enrolment.key", KEY_BYTES) if with_key else None,
+        token=None,
+        created_at=now,
+    )
+
+
+def _read(path: Path, limit: int) -> str:
+    try:
+        return read_limited(path, limit).decode("ascii")
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path} is missing", hint="run: penguindome setup") from error
+    except OSError as error:
+        raise PenguinDomeError(f"{path}: {error.strerror}", hint="run this as root") from error
+
+
+def _trusted_certificates(path: Path, *, required: bool) -> str | None:
+    """What of a PEM file clients have to be told to trust: its self-signed certificates. None if all come from a known
+    authority.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cafile=path)
+    except OSError as error:
+        raise PenguinDomeError(f"{path} holds no certificate that can be read: {error}") from error
+    decoded = context.get_ca_certs()
+    binary = context.get_ca_certs(binary_form=True)
+    roots = [der for fields, der in zip(decoded, binary, strict=True) if fields["subject"] == fields["issuer"]]
+    if not roots and required:
+        raise UsageError(f"{path} holds no certificate of an authority")
+    return "".join(ssl.DER_cert_to_PEM_cert(der) for der in roots) or None

@@ -1,0 +1,140 @@
+"""Whether the files of a release are what was signed: texts, packages, signatures, and what is inside of the packages.
+
+Everything is looked at, and everything that is wrong is told; `publication` looks at less, and stops at the first.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import TypeVar
+
+from penguindome.errors import PenguinDomeError
+from penguindome.files import read_limited
+from penguindome.manifest import LARGEST as LARGEST_MANIFEST
+from penguindome.manifest import Manifest, verify_tree
+from penguindome.openpgp import LONGEST_SIGNATURE, Certificate
+from penguindome.release import LARGEST as LARGEST_DESCRIPTION
+from penguindome.release import LARGEST_PACKAGE, Description
+from penguindome_tools.releases.content import TREE, lay_out
+from penguindome_tools.releases.making import KIND_FILE, SIGNATURE
+from penguindome_tools.releases.staged import ARMOURED, DESCRIPTION, MANIFEST
+from penguindome_tools.releases.unpacking import unpack
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a file of a release."""
+
+    release: int
+    file: str
+    problem: str
+
+
+def verify_release(
+    directory: Path, number: int, certificate: Certificate, *, now: datetime, pruned: bool = False
+) -> list[Problem]:
+    """All that is wrong with release `number` in `directory`; of a `pruned` one only the signed texts are left."""
+    found = _Verifying(directory, number, certificate).all(now, pruned=pruned)
+    return [Problem(number, file, problem) for file, problem in found]
+
+
+Found = Iterator[tuple[str, str]]
+
+
+class _Verifying:
+    def __init__(self, directory: Path, number: int, certificate: Certificate) -> None:
+        self.directory = directory
+        self.number = number
+        self.certificate = certificate
+        self.problems: list[tuple[str, str]] = []
+
+    def all(self, now: datetime, *, pruned: bool) -> Found:
+        if not self.directory.is_dir():
+            yield str(self.directory), "missing"
+            return
+        description = self.reading(DESCRIPTION, self.description)
+        manifest = self.reading(MANIFEST, self.manifest)
+        if description is not None:
+            for text in (description, manifest):
+                if text is not None and text.release != self.number:
+                    self.problems.append((DESCRIPTION, f"is of release {text.release}"))
+            if manifest is not None and manifest.sha256 != description.manifest_sha256:
+                self.problems.append((MANIFEST, "is another one than the description names"))
+            if description.expires_at <= now:
+                self.problems.append((DESCRIPTION, f"expired on {description.expires_at:%Y-%m-%d}"))
+            if not pruned:
+                for kind in description.packages:
+                    self.package(kind, description, manifest)
+            self.unexpected(description, pruned=pruned)
+        yield from self.problems
+
+    def reading(self, name: str, work: Callable[[str], T]) -> T | None:
+        """What `work` makes of a file; a problem if it cannot be read, or is not as signed."""
+        try:
+            return work(name)
+        except FileNotFoundError as error:
+            self.problems.append((Path(error.filename or name).name, "missing"))
+        except OSError as error:
+            self.problems.append((name, error.strerror or str(error)))
+        except PenguinDomeError as error:
+            self.problems.append((name, error.message))
+        return None
+
+    def description(self, name: str) -> Description:
+        text = read_limited(self.directory / name, LARGEST_DESCRIPTION)
+        return Description.load(text, self.signature(name + ARMOURED), self.certificate)
+
+    def manifest(self, name: str) -> Manifest:
+        text = read_limited(self.directory / name, LARGEST_MANIFEST)
+        return Manifest.load(text, self.signature(name + ARMOURED), self.certificate)
+
+    def signature(self, name: str) -> bytes:
+        return read_limited(self.directory / name, LONGEST_SIGNATURE)
+
+    def package(self, kind: str, description: Description, manifest: Manifest | None) -> None:
+        package = description.packages[kind]
+        data = self.reading(package.name, lambda name: read_limited(self.directory / name, LARGEST_PACKAGE))
+        if data is None:
+            return
+        if len(data) != package.size or sha256(data).hexdigest() != package.sha256:
+            self.problems.append((package.name, "changed"))
+            return
+        if kind == "pacman":
+            self.reading(
+                package.name + SIGNATURE, lambda name: self.certificate.verify_binary(data, self.signature(name))
+            )
+        elif kind == "tar":
+            self.reading(package.name + ARMOURED, lambda name: self.certificate.verify(data, self.signature(name)))
+            if (self.directory / package.name).stat().st_mode & 0o007:
+                self.problems.append((package.name, "can be read by everybody, and holds the enrolment key"))
+        if manifest is not None:
+            self.reading(package.name, lambda name: self.inside(kind, name, manifest))
+
+    def inside(self, kind: str, name: str, manifest: Manifest) -> None:
+        """Compare what is in a package with the manifest."""
+        with tempfile.TemporaryDirectory(prefix="penguindome-verify-") as directory:
+            tree = unpack(kind, self.directory / name, Path(directory) / "package").root / TREE
+            if (tree / MANIFEST).read_bytes() != manifest.data:
+                self.problems.append((name, f"{MANIFEST} in it is another one"))
+            if (tree / KIND_FILE).read_text() != f"{kind}\n":
+                self.problems.append((name, f"{KIND_FILE} in it is not {kind}"))
+            named = Path(directory) / "named"
+            lay_out(tree, named)
+            for problem in verify_tree(manifest, named):
+                self.problems.append((name, str(problem)))
+
+    def unexpected(self, description: Description, *, pruned: bool) -> None:
+        expected = {name for text in (DESCRIPTION, MANIFEST) for name in (text, text + ARMOURED)}
+        for kind, package in description.packages.items():
+            if not pruned:
+                expected |= {package.name, package.name + {"pacman": SIGNATURE, "tar": ARMOURED}.get(kind, "")}
+        for path in sorted(self.directory.iterdir()):
+            if path.name not in expected:
+                self.problems.append((path.name, "does not belong here"))
