@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
-from pathlib import Path
 
 import click
 
-from penguindome.errors import PenguinDomeError, SettingsError, UsageError
-from penguindome.openpgp import Certificate, ServerKeyring
+from penguindome.errors import PenguinDomeError, UsageError
+from penguindome.files import AlreadyRunning
 from penguindome_server import halting, rollout
 from penguindome_server.enrolment import find_client
 from penguindome_server.store import Document
 from penguindome_tools import installation
 from penguindome_tools.acts import administrative
 from penguindome_tools.context import Context, pass_context
-from penguindome_tools.releases.publication import publish
+from penguindome_tools.releases import completion, records
+from penguindome_tools.releases.making import Signing
 from penguindome_tools.releases.release_files import load_release
 from penguindome_tools.releases.renewal import Renewal
 from penguindome_tools.releases.signer import Signer
@@ -29,12 +28,12 @@ _number = click.argument("number", type=click.IntRange(min=1), metavar="N")
 
 
 @click.command("promote")
-@_number
+@click.argument("number", type=click.IntRange(min=1), metavar="[N]", required=False)
 @click.option("--canary", "words", multiple=True, metavar="10%|HOST", help="Only for this share of the fleet, or host.")
 @pass_context
 @administrative("release promote")
-def promote(context: Context, *, number: int, words: Sequence[str]) -> None:
-    """Let everybody have release N, or more canaries than before.
+def promote(context: Context, *, number: int | None, words: Sequence[str]) -> None:
+    """Let everybody have release N (the newest canary), or more canaries than before.
 
     The clients of a share are the same ones while it grows. Clients take the release with their next poll.
 
@@ -42,29 +41,31 @@ def promote(context: Context, *, number: int, words: Sequence[str]) -> None:
     Examples:
       penguindome release promote 7 --canary 25%
       penguindome release promote 7 --canary laptop7 --canary laptop8
-      penguindome release promote 7
+      penguindome release promote
     """
+    number = number or _newest_canary(context)
     percent, clients = _canaries(context, words)
     context.acts_on(f"release {number}", canary=list(words))
-    document, now = _document(context, number), context.clock()
-    if document["halted_at"]:
-        raise UsageError(f"release {number} is halted", hint=f"first: penguindome release resume {number}")
-    if document["promoted_at"]:
-        raise UsageError(f"release {number} is for everybody already")
-    _require_files(context, number)
+    with _changing(context) as signing:
+        document, now = _document(context, number), context.clock()
+        if document["halted_at"]:
+            raise UsageError(f"release {number} is halted", hint=f"first: penguindome release resume {number}")
+        if document["promoted_at"]:
+            raise UsageError(f"release {number} is for everybody already")
+        _require_files(context, signing, number)
 
-    def change(document: Document | None) -> Document | None:
-        if document is None or document["halted_at"] or document["promoted_at"]:
-            return None
-        if not words:
-            return {**document, "promoted_at": now}
-        old = document["stage"]
-        named = list(dict.fromkeys([*old["clients"], *clients]))
-        stage = {"percent": old["percent"] if percent is None else percent, "clients": named}
-        return {**document, "stage": stage, "staged_at": now}
+        def change(document: Document | None) -> Document | None:
+            if document is None or document["halted_at"] or document["promoted_at"]:
+                return None
+            if not words:
+                return {**document, "promoted_at": now}
+            old = document["stage"]
+            named = list(dict.fromkeys([*old["clients"], *clients]))
+            stage = {"percent": old["percent"] if percent is None else percent, "clients": named}
+            return {**document, "stage": stage, "staged_at": now}
 
-    _change(context, number, change)
-    _publish(context, now)
+        _change(context, number, change)
+        _publish(context, signing)
     click.echo(_who_has(context, number))
 
 
@@ -83,11 +84,11 @@ def halt(context: Context, *, number: int, reason: str) -> None:
     if not reason.strip() or not reason.isprintable():
         raise UsageError("the reason must be printable text")
     context.acts_on(f"release {number}", reason=reason)
-    now = context.clock()
-    _document(context, number)
-    if not halting.halt(context.store, number, who=context.who, reason=reason, now=now):
-        raise UsageError(f"release {number} is halted already")
-    _publish(context, now)
+    with _changing(context) as signing:
+        _document(context, number)
+        if not halting.halt(context.store, number, who=context.who, reason=reason, now=context.clock()):
+            raise UsageError(f"release {number} is halted already")
+        _publish(context, signing)
     click.echo(_who_has(context, number))
 
 
@@ -105,18 +106,19 @@ def resume(context: Context, *, number: int) -> None:
       penguindome release resume 7
     """
     context.acts_on(f"release {number}")
-    document, now = _document(context, number), context.clock()
-    if not document["halted_at"]:
-        raise UsageError(f"release {number} is not halted")
-    _require_files(context, number)
+    with _changing(context) as signing:
+        document, now = _document(context, number), context.clock()
+        if not document["halted_at"]:
+            raise UsageError(f"release {number} is not halted")
+        _require_files(context, signing, number)
 
-    def change(document: Document | None) -> Document | None:
-        if document is None or not document["halted_at"]:
-            return None
-        return {**document, "halted_at": None, "halted_by": None, "halted_reason": None, "resumed_at": now}
+        def change(document: Document | None) -> Document | None:
+            if document is None or not document["halted_at"]:
+                return None
+            return {**document, "halted_at": None, "halted_by": None, "halted_reason": None, "resumed_at": now}
 
-    _change(context, number, change)
-    _publish(context, now)
+        _change(context, number, change)
+        _publish(context, signing)
     click.echo(_who_has(context, number))
 
 
@@ -133,32 +135,45 @@ def refresh(context: Context, *, force: bool) -> None:
       penguindome release refresh
       penguindome release refresh --force
     """
-    store, valid_for, now = context.store, context.settings["releases.valid_for"], context.clock()
-    offered, canaries = rollout.offered(store), [offer.release for offer in rollout.offers(store)]
-    tree = installation.client_tree(context.paths)
-    with _signing(context) as signer:
+    try:
+        with _changing(context) as signing:
+            _refresh(context, signing, force=force)
+    except AlreadyRunning:
+        # Who makes a release publishes, too. If he never ends, the audit says what is expiring.
+        if force:
+            raise
+
+
+def _refresh(context: Context, signing: Signing, *, force: bool) -> None:
+    now, tree = context.clock(), installation.client_tree(context.paths)
+    offered, canaries = rollout.offered(context.store), [offer.release for offer in rollout.offers(context.store)]
+    valid_for = context.settings["releases.valid_for"]
+    with context.as_root():
+        signer = Signer(signing.keyring, signing.fingerprint)
         renewal = Renewal(
             context.paths, signer, offered=offered, canaries=canaries, now=now, valid_for=valid_for, force=force
         )
-        plugins = tree if (tree / "plugins").is_dir() else None
-        if plugins is not None and not installation.manifest_is_due(context.paths, plugins, now=now, force=force):
-            plugins = None
-        if plugins is None and not renewal.due():
+        # A server that somebody runs from a checkout may have no plugins of clients.
+        base = (tree / "plugins").is_dir() and installation.manifest_is_due(context.paths, tree, now=now, force=force)
+        if not base and not renewal.due():
             return
         with context.acting("release refresh"):
-            _sign_anew(context, renewal, plugins, now)
+            done = []
+            if base and installation.sign_manifest(context.paths, tree, now=now, force=force):
+                done.append("the manifest of the clients' packages")
+            done += renewal.run()
+            context.acts_on(*done)
+            for name in done:
+                click.echo(f"signed anew: {name}")
+            if renewal.problems:
+                raise PenguinDomeError("not all could be signed anew: " + "; ".join(renewal.problems))
 
 
-def _sign_anew(context: Context, renewal: Renewal, plugins: Path | None, now: datetime) -> None:
-    done = []
-    if plugins is not None and installation.sign_manifest(context.paths, plugins, now=now, force=renewal.force):
-        done.append("the manifest of the clients' packages")
-    done += renewal.run()
-    context.acts_on(*done)
-    for name in done:
-        click.echo(f"signed anew: {name}")
-    if renewal.problems:
-        raise PenguinDomeError("not all could be signed anew: " + "; ".join(renewal.problems))
+def _newest_canary(context: Context) -> int:
+    for offer in rollout.offers(context.store):
+        if not offer.promoted:
+            return offer.release
+    raise UsageError("no release waits to be promoted", hint="see: penguindome release list")
 
 
 def _canaries(context: Context, words: Sequence[str]) -> tuple[int | None, list[str]]:
@@ -175,34 +190,37 @@ def _canaries(context: Context, words: Sequence[str]) -> tuple[int | None, list[
     return percent, clients
 
 
+@contextmanager
+def _changing(context: Context) -> Iterator[Signing]:
+    """Be the only one who changes releases, after doing the rest of what was interrupted."""
+    with completion.one_at_a_time(context), completion.signing(context) as signing:
+        completion.finish(context, signing)
+        yield signing
+
+
 def _document(context: Context, number: int) -> Document:
     """The document of a release whose packages are there. Raises UsageError."""
-    document = context.store.collection("releases").get(halting.key(number))
-    if document is None:
-        raise UsageError(f"there is no release {number}", hint="see: penguindome release list")
+    document = records.one(context.store, number)
     if document["pruned_at"]:
         raise UsageError(f"the packages of release {number} were removed (pruned)")
     return document
 
 
 def _change(context: Context, number: int, change: Callable[[Document | None], Document | None]) -> None:
-    updated = context.store.collection("releases").update(halting.key(number), change)
+    updated = context.store.collection(records.RELEASES).update(records.key(number), change)
     if updated.before == updated.after:
-        raise UsageError(f"release {number} was changed meanwhile by somebody else", hint="look at it and try again")
+        raise UsageError(f"release {number} was changed meanwhile", hint="look at it and try again")
 
 
-def _require_files(context: Context, number: int) -> None:
+def _require_files(context: Context, signing: Signing, number: int) -> None:
     """Raise InvalidRelease unless the files of the release are here and as they were signed."""
     with context.as_root():
-        certificate = Certificate.from_text((context.paths.releases / "server.asc").read_bytes())
-        load_release(context.paths.releases / str(number), number, certificate)
+        load_release(context.paths.releases / str(number), number, signing.certificate)
 
 
-def _publish(context: Context, now: datetime) -> None:
-    offered, valid_for = rollout.offered(context.store), context.settings["releases.valid_for"]
+def _publish(context: Context, signing: Signing) -> None:
     try:
-        with _signing(context) as signer:
-            publish(context.paths, signer.keyring, signer.fingerprint, releases=offered, now=now, valid_for=valid_for)
+        completion.publish_anew(context, signing, rollout.offered(context.store))
     except (PenguinDomeError, OSError) as error:
         raise PenguinDomeError(
             f"clients are told, but the repositories could not be published anew: {error}",
@@ -217,17 +235,3 @@ def _who_has(context: Context, number: int) -> str:
     dues = [rollout.due(found, client_id) for client_id in clients]
     count = sum(due is not None and due.release == number for due in dues)
     return f"release {number} is the one that {count} of {len(clients)} clients should have"
-
-
-@contextmanager
-def _signing(context: Context) -> Iterator[Signer]:
-    """As root, with the server key at hand. Raises PenguinDomeError where there is none, or we are not root."""
-    with context.as_root():
-        try:
-            fingerprint = installation.recorded_fingerprint(context.paths)
-        except PermissionError as error:
-            raise PenguinDomeError(f"the keys in {context.paths.keys} are root's", hint="run it with sudo") from error
-        if fingerprint is None:
-            raise SettingsError("this server has no key yet", hint="run: penguindome setup")
-        with ServerKeyring(context.paths.keys / "gnupg") as keyring:
-            yield Signer(keyring, fingerprint)
