@@ -22,6 +22,7 @@ from penguindome.settings import Settings, read_fragment, write_fragment
 from penguindome_server.settings import load_server_settings
 from penguindome_tools import units
 from penguindome_tools.answers import FRAGMENT, self_signed_files
+from penguindome_tools.releases import publication
 
 SERVICE_USER = "penguindome"
 MANIFEST_LIFE = timedelta(days=365)
@@ -186,6 +187,17 @@ def sign_manifest(paths: Paths, tree: Path, *, now: datetime, force: bool = Fals
     write_atomically(published.with_name("manifest.json.asc"), signature, mode=0o644)
     write_atomically(published, data, mode=0o644)
     return True
+
+
+def make_repositories(paths: Paths, settings: Settings, *, now: datetime) -> None:
+    """Publish empty repositories unless there are any: `apt update` finds nothing wrong before the first release."""
+    if publication.current(paths) is not None:
+        return
+    with ServerKeyring(paths.keys / "gnupg") as keyring:
+        valid_for = settings["releases.valid_for"]
+        publication.publish(
+            paths, keyring, recorded_fingerprint(paths) or "", releases=(), now=now, valid_for=valid_for
+        )
 
 
 def manifest_is_due(paths: Paths, tree: Path, *, now: datetime, force: bool = False) -> bool:
