@@ -6,14 +6,19 @@ from dataclasses import dataclass
 
 from penguindome_server import reports, untrusted
 from penguindome_server.addresses import Peers
+from penguindome_server.client_secrets import ClientSecrets
 from penguindome_server.deliveries import OpenDeliveries
+from penguindome_server.endpoint_access import EndpointAccess
 from penguindome_server.enrolment_requests import Policy
 from penguindome_server.health import Health
 from penguindome_server.identities import Identities
 from penguindome_server.metrics import Metrics
-from penguindome_server.metrics_access import MetricsAccess
+from penguindome_server.newest_release import NewestRelease
+from penguindome_server.password_checks import PasswordChecks
 from penguindome_server.polls import Polls
 from penguindome_server.ports import deprecated_numbers
+from penguindome_server.publication import Publications
+from penguindome_server.release_files import ReleaseFiles
 from penguindome_server.services import Services
 
 
@@ -33,13 +38,18 @@ class Web:
     open_deliveries: OpenDeliveries
     health: Health
     metrics: Metrics
-    metrics_access: MetricsAccess
+    metrics_access: EndpointAccess
+    download_access: EndpointAccess
+    publications: Publications
+    release_files: ReleaseFiles
+    newest_release: NewestRelease
     deprecated_ports: frozenset[int]
 
     @classmethod
     def of(cls, services: Services) -> Web:
         """Make what the views share, once per process."""
         settings, store = services.settings, services.store
+        passwords = PasswordChecks()
         return cls(
             services=services,
             limits=untrusted.Limits(
@@ -57,6 +67,16 @@ class Web:
             open_deliveries=OpenDeliveries(store),
             health=Health(store),
             metrics=Metrics(store),
-            metrics_access=MetricsAccess(settings),
+            metrics_access=EndpointAccess(settings, "metrics", mandatory=True, passwords=passwords),
+            download_access=EndpointAccess(
+                settings,
+                "server_auth.download_release",
+                mandatory=False,
+                passwords=passwords,
+                clients=ClientSecrets(store),
+            ),
+            publications=Publications(services.paths.repository),
+            release_files=ReleaseFiles(services.paths.releases),
+            newest_release=NewestRelease(store),
             deprecated_ports=deprecated_numbers(settings),
         )
