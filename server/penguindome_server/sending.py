@@ -29,8 +29,7 @@ PIECE_BYTES = 16384  # one record of TLS: what could not be sent must be offered
 SHARE_BYTES = 64 << 10
 SMALL_BYTES = 256 << 10
 WAITING_IN_SOCKET = 128 << 10
-SPAN_SECONDS = 30.0
-LEAST_BYTES_PER_SPAN = 15_000
+SLOWEST_BYTES_PER_SECOND = 500
 PLACES = 400
 CROWDED_BYTES_PER_SECOND = 16_000
 SETTLED_SECONDS = 10.0
@@ -160,7 +159,8 @@ class Outgoing:
 class Readers:
     """The connections whose answers are being sent, with the time when each is looked at next."""
 
-    def __init__(self) -> None:
+    def __init__(self, span_seconds: float) -> None:
+        self._span_seconds = span_seconds
         self._looks: dict[Connection, float] = {}
 
     def __bool__(self) -> bool:
@@ -177,7 +177,7 @@ class Readers:
 
     def add(self, connection: Connection, now: float) -> None:
         """Begin to watch a connection."""
-        self._looks[connection] = now + SPAN_SECONDS
+        self._looks[connection] = now + self._span_seconds
 
     def remove(self, connection: Connection) -> None:
         """Watch no more."""
@@ -190,10 +190,10 @@ class Readers:
             outgoing = connection.outgoing
             assert outgoing is not None
             taken = outgoing.taken(connection.sock)
-            if taken - outgoing.checked < LEAST_BYTES_PER_SPAN:
+            if taken - outgoing.checked < SLOWEST_BYTES_PER_SECOND * self._span_seconds:
                 found.append(connection)
             outgoing.checked = taken
-            self._looks[connection] = now + SPAN_SECONDS
+            self._looks[connection] = now + self._span_seconds
         return found
 
     def who_gives_way(self, now: float) -> Connection | None:

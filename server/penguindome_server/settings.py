@@ -142,6 +142,13 @@ _WEB = (
         description="How long a client may take to send one request, headers and body.",
     ),
     Setting(
+        name="timeouts.answer",
+        kind="duration",
+        default=timedelta(seconds=30),
+        minimum=timedelta(seconds=1),
+        description="How long a client may take nothing, or less than a bad line carries, of an answer or download.",
+    ),
+    Setting(
         name="timeouts.keepalive",
         kind="duration",
         default=timedelta(seconds=15),

@@ -61,7 +61,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
         # Connections that are in the poller, longest there first; the value is the deadline.
         self._waiting: dict[Connection, float] = {}
         self._answering: set[Connection] = set()
-        self._readers = Readers()
+        self._readers = Readers(settings["timeouts.answer"].total_seconds())
         self._buffered = 0
         self._at_once = False
         self._next_tick = 0.0

@@ -171,8 +171,9 @@ def test_which_release_is_the_newest_is_for_the_database_to_say_and_any_can_be_n
 
 @pytest.mark.parametrize(
     "query",
-    ["format=rpm", "format=deb&format=tar", "format=", "release=0&format=deb", "release=-1&format=deb", "x", "format=deb&x=1",
-     "format=deb&release=01", "format=deb&release=1e3", "format=deb&release=../1", "format=deb&release=%00", "&&&&"],
+    ["format=rpm", "format=deb&format=tar", "format=", "release=0&format=deb", "release=-1&format=deb", "x",
+     "format=deb&x=1", "format=deb&release=01", "format=deb&release=1e3", "format=deb&release=../1",
+     "format=deb&release=%00", "&&&&"],
 )  # fmt: skip
 def test_a_query_that_asks_for_nothing_there_can_be_is_refused(site: Server, query: str) -> None:
     refused(get(site, f"download_release?{query}"), 422, "invalid")
@@ -191,7 +192,7 @@ def test_no_path_leads_out_of_the_tree_or_to_anything_but_a_file(own_site: Serve
     (tree / "here").symlink_to("pool/main")
     os.mkfifo(tree / "pipe")
     with socket.socket(socket.AF_UNIX) as local:
-        (directory := os.open(tree, os.O_RDONLY))
+        directory = os.open(tree, os.O_RDONLY)
         local.bind(f"/proc/self/fd/{directory}/socket")
         os.close(directory)
     (tree / ".hidden").write_text("secret")
@@ -199,11 +200,13 @@ def test_no_path_leads_out_of_the_tree_or_to_anything_but_a_file(own_site: Serve
     paths = [
         "apt", "apt/", "apt/pool", "apt/pool/", "apt/pool/main/", "", "/", "arch/", "apt//dists/stable/InRelease",
         "apt/./dists/stable/InRelease", "apt/dists/../dists/stable/InRelease", "apt/link", "apt/up/secret",
-        "apt/here/penguindome-client_1+0.1.0_amd64.deb", "apt/pipe", "apt/socket", "apt/.hidden", "apt/pool/main/nothing",
+        "apt/here/penguindome-client_1+0.1.0_amd64.deb", "apt/pipe", "apt/socket", "apt/.hidden",
+        "apt/pool/main/nothing",
         "apt/dists/stable/InRelease/", "apt/dists/stable/InRelease/x", "../repo/other", "other", "current/apt/link",
         "apt/dists%2fstable%2fInRelease", "apt/dists%2Fstable/InRelease", "apt/..%2f..%2f..%2fother",
         "apt/%2e%2e/%2e%2e/%2e%2e/other", "apt/dists/stable/InRelease%00", "apt/dists/stable/InRelease%00.gz",
-        "apt/%252e%252e/other", "apt\\dists\\stable\\InRelease", "apt%5c..%5cother", "apt/" + "a/" * 100, "apt/" + "x" * 3000,
+        "apt/%252e%252e/other", "apt\\dists\\stable\\InRelease", "apt%5c..%5cother", "apt/" + "a/" * 100,
+        "apt/" + "x" * 3000,
         "apt/dists/stable/InRelease%0a", "apt/dists/stable/InRelease%20", "APT/dists/stable/InRelease", "apt/%ff",
         "apt/dists/stable/..", "publications/1/apt/dists/stable/InRelease", "etc/passwd", "//etc/passwd", "apt/~root/x",
     ]  # fmt: skip
@@ -306,18 +309,17 @@ def test_downloads_are_counted_by_kind_and_outcome(own_site: Server) -> None:
     requests.head(f"{own_site.url}{PREFIX}repo/{POOL}", timeout=20)
     get(own_site, "download_release?format=tar")
 
-    def counted(*lines: str) -> bool:
-        text = get(own_site, "metrics").text
-        return all(f"{line}\n" in text for line in lines)
+    def counted() -> dict[str, float]:
+        lines = get(own_site, "metrics").text.splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
 
-    until(
-        lambda: counted(
-            'penguindome_downloads_total{kind="apt",outcome="complete"} 2.0',
-            'penguindome_downloads_total{kind="apt",outcome="unchanged"} 1.0',
-            'penguindome_downloads_total{kind="apt",outcome="not-found"} 1.0',
-            'penguindome_downloads_total{kind="apt",outcome="asked-about"} 1.0',
-            'penguindome_downloads_total{kind="tar",outcome="refused"} 1.0',
-            f'penguindome_download_bytes_total{{kind="apt"}} {float(len(PACKAGE) + 10)}',
-        )
-    )
-    assert counted('penguindome_requests_total{endpoint="repo",status="206"} 1.0')
+    expected = {
+        'penguindome_downloads_total{kind="apt",outcome="complete"}': 2,
+        'penguindome_downloads_total{kind="apt",outcome="unchanged"}': 1,
+        'penguindome_downloads_total{kind="apt",outcome="not-found"}': 1,
+        'penguindome_downloads_total{kind="apt",outcome="asked-about"}': 1,
+        'penguindome_downloads_total{kind="tar",outcome="refused"}': 1,
+        'penguindome_download_bytes_total{kind="apt"}': len(PACKAGE) + 10,
+        'penguindome_requests_total{endpoint="repo",status="206"}': 1,
+    }
+    until(lambda: counted().items() >= expected.items())
