@@ -78,8 +78,13 @@ def _change(context: Context, *, user: str, endpoint: str | None, remove: bool, 
             )
         return {each: stored for each, stored in users.items() if each != user}
 
-    with context.as_root():
-        written = change_map(context.paths, name, change)
+    try:
+        with context.as_root():
+            written = change_map(context.paths, name, change)
+    except SettingsError as error:
+        if not remove:
+            raise
+        raise UsageError(f"{safe(user)} stays: {error.message}", hint="take the name out there first") from error
     click.echo(f"{safe(user)}: {'removed' if remove else 'saved'} ({name})")
     _tell(written, name, user, endpoint, remove=remove)
     _put_into_force(context, written)
