@@ -21,7 +21,18 @@ from penguindome_tools.output import safe
 
 log = logging.get_logger(__name__)
 
-COMMANDS = ("audit-trail", "checks", "clients", "enrolment", "issues", "release", "settings", "setup", "store")
+COMMANDS = (
+    "audit-trail",
+    "checks",
+    "clients",
+    "enrolment",
+    "issues",
+    "password",
+    "release",
+    "settings",
+    "setup",
+    "store",
+)
 
 
 class CommandGroup(click.Group):
