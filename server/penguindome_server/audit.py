@@ -1,6 +1,7 @@
 """The periodic audit: what time alone brings, what changed checks bring, and what a crash left over.
 
-1. Outboxes that nobody has finished are finished, expired enrolment tokens are deleted.
+1. Outboxes that nobody has finished are finished, expired enrolment tokens are deleted; actions that have expired, or
+   wait for a client that has left the fleet, are ended (`action_ends.tidy`).
 2. Clients whose last report was evaluated with other checks are evaluated again; issues that do not fit what is
    known of a client are mended.
 3. `not-reporting`: nothing reported for `not_reporting_after` (by the calendar; the issue's grace period is
@@ -24,7 +25,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from penguindome_server import audit_changes, duplicates, outbox
+from penguindome_server import action_ends, audit_changes, duplicates, outbox
 from penguindome_server.audit_changes import Findings
 from penguindome_server.business_time import BusinessTime, Values, from_settings
 from penguindome_server.checks import CheckSet
@@ -106,6 +107,7 @@ class _Survey:
 def audit(store: Store, checks: CheckSet, settings: AuditSettings, *, now: datetime) -> AuditResult:
     """Audit the fleet, and return everything that is open afterwards. Raises StoreUnavailable."""
     _delete_expired_tokens(store, now)
+    ended = action_ends.tidy(store, now=now)
     grace = Grace(checks, settings.business, now)
     listed = list(list_issues(store, grace))
     opened = _by_client(listed)
@@ -128,7 +130,7 @@ def audit(store: Store, checks: CheckSet, settings: AuditSettings, *, now: datet
         in_grace=[issue for issue in listed if issue.in_grace],
         warnings=_warnings(survey, settings),
         clients=survey.clients,
-        changed=changed,
+        changed=changed + ended,
     )
 
 

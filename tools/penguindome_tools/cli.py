@@ -21,7 +21,10 @@ from penguindome_tools.output import safe
 
 log = logging.get_logger(__name__)
 
-COMMANDS = ("audit-trail", "checks", "clients", "enrolment", "issues", "settings", "setup", "store")
+COMMANDS = (
+    *("audit-trail", "checks", "clients", "command", "enrolment", "issues", "patch", "settings", "setup", "store"),
+    "wipe",
+)
 
 
 class CommandGroup(click.Group):
