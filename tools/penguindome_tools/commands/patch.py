@@ -9,7 +9,9 @@ from pathlib import Path
 
 import click
 
-from penguindome.errors import UsageError
+from penguindome.actions import ActionRefused, check_patch_name
+from penguindome.errors import ManifestError, UsageError
+from penguindome.manifest import check_name
 from penguindome_server.action_queue import require_free
 from penguindome_server.action_records import find_batch
 from penguindome_tools.action_display import cancel_batch, list_batches, show_batch
@@ -90,6 +92,8 @@ def remove(context: Context, *, name: str, chosen: Chosen, lifetime: timedelta, 
 def _queue(
     context: Context, order: Order, chosen: Chosen, paths: list[str], about: str, *, digest: str | None, yes: bool
 ) -> None:
+    for path in paths:
+        _require_path(path)
     targets = targets_of(context, chosen)
     context.acts_on(*(target.hostname for target in targets), sha256=digest)
     rehearse(order, targets, context.clock())
@@ -101,6 +105,18 @@ def _queue(
     batch_id = place(context, order, targets)
     context.acts_on(id=batch_id)
     click.echo(batch_id)
+
+
+def _require_path(path: str) -> None:
+    """Raise UsageError unless a patch may change a file of this name."""
+    try:
+        check_name(path)
+        check_patch_name(path)
+    except (ManifestError, ActionRefused) as error:
+        raise UsageError(
+            f"{path[:100]!a} is no path that a patch may change",
+            hint="it is plain and relative: plugins/NAME, commands/NAME or settings/NAME.yml",
+        ) from error
 
 
 def _bits(text: str) -> int:

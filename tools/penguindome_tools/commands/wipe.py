@@ -29,7 +29,7 @@ MACHINE_FIELDS = (
     "last_seen_at",
     "reported_at",
     "enrolled_at",
-    "previous_hostnames",
+    "package_kind",
 )
 
 
