@@ -172,8 +172,9 @@ def _whole(store: Store, delivery: Document, now: datetime) -> tuple[Action, str
 
 def is_queued(store: Store, record: Document) -> bool:
     """Whether an action, and all that were queued by the same command, are whole."""
-    if record.get("state") == "part":
-        head = store.collection("patches").get(record["batch"], fields=("state",))
+    batch = record.get("batch")
+    if record.get("state") == "part" and isinstance(batch, str):
+        head = store.collection("patches").get(batch, fields=("state",))
         return head is not None and head.get("state") == "queued"
     return record.get("state") == "queued"
 

@@ -89,7 +89,21 @@ def place(context: Context, order: Order, targets: Sequence[Target]) -> str:
             fingerprint = _fingerprint(context)
             actions = [_built(order, part, now) for part in _parts(order, targets, now)]
             batch = [SignedAction(action, keyring.sign(action.data, fingerprint)) for action in actions]
-        return queue(store, batch, contents, title=order.title, who=context.who, now=now)
+        try:
+            return queue(store, batch, contents, title=order.title, who=context.who, now=now)
+        except KeyboardInterrupt:
+            _interrupted(context, batch[0].action)
+            raise
+
+
+def _interrupted(context: Context, action: Action) -> None:
+    """Take back what is half queued; raise PenguinDomeError when all of it is queued already."""
+    sweep(context.store, before=action.issued_at + timedelta(milliseconds=1))
+    if context.store.collection("patches").get(action.id, fields=("state",)) is not None:
+        raise PenguinDomeError(
+            f"the {action.kind} was queued before it was interrupted",
+            hint=f"to cancel it: penguindome {action.kind} cancel {action.id[:12]}",
+        )
 
 
 @contextmanager

@@ -55,9 +55,10 @@ def _lines(text: Any) -> list[str]:
 def wait_for_results(context: Context, batch: Batch, *, timeout: timedelta | None, as_json: bool) -> int:
     """Show each client's result as it comes; the exit status: 0 if all exited with 0, 1 otherwise.
 
-    With `as_json`, each is one line. Ctrl-C leaves the command queued.
+    With `as_json`, each is one line; the id of the command goes to stderr. Ctrl-C leaves the command queued.
     """
     try:
+        click.echo(batch.id, err=True)
         return _wait(context, batch, timeout=timeout, as_json=as_json)
     except KeyboardInterrupt:
         click.echo(f"\nThe command stays queued. {_later(batch)}", err=True)

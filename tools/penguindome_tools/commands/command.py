@@ -94,12 +94,12 @@ def run(
     _queue(context, order, chosen, yes=yes)
     # The act ends here: what a client answers is no outcome of it.
     batch = find_batch(context.store, context.details["id"], "command")
-    if as_json and not wait:
-        print_json({"id": batch.id, "clients": counts_of(context.store, batch)})
-    else:
-        click.echo(batch.id, err=wait)
     if wait:
         click.get_current_context().exit(wait_for_results(context, batch, timeout=timeout, as_json=as_json))
+    if as_json:
+        print_json({"id": batch.id, "clients": counts_of(context.store, batch)})
+    else:
+        click.echo(batch.id)
 
 
 @administrative("command run")
