@@ -23,7 +23,7 @@ from penguindome.actions import Action, Target
 from penguindome.errors import PenguinDomeError
 from penguindome.logging import get_logger
 from penguindome_server import action_contents
-from penguindome_server.deliveries import OPEN_STATES
+from penguindome_server.deliveries import OPEN_STATES, is_queued
 from penguindome_server.store import Document, Store
 
 log = get_logger(__name__)
@@ -82,21 +82,28 @@ def require_free(store: Store, kind: str, targets: Sequence[Target], paths: Sequ
     """Raise ActionConflict when something that waits for one of these clients forbids to queue this.
 
     That is a patch of one of these paths (or of a file where this needs a directory, or the other way round), or for a
-    wipe another wipe.
+    wipe another wipe. What a command left half queued, or is queueing now, does not count yet.
     """
-    _require_free(store, kind, [target.client_id for target in targets], paths, own=(), now=now)
+    clients = [target.client_id for target in targets]
+    for other in _clashes(store, kind, clients, paths, now):
+        record = store.collection("patches").get(other["action_id"], fields=("state", "batch"))
+        if record is not None and is_queued(store, record):
+            raise _conflict(other, paths)
 
 
 def _refuse_conflicts(store: Store, batch: Sequence[SignedAction], now: datetime) -> None:
     first = batch[0].action
     clients = [target.client_id for signed in batch for target in signed.action.targets]
     own = [signed.action.id for signed in batch]
-    _require_free(store, first.kind, clients, paths_of(first), own=own, now=now)
+    for other in _clashes(store, first.kind, clients, paths_of(first), now):
+        if other["action_id"] not in own:
+            raise _conflict(other, paths_of(first))
 
 
-def _require_free(
-    store: Store, kind: str, clients: Sequence[str], paths: Sequence[str], *, own: Sequence[str], now: datetime
-) -> None:
+def _clashes(
+    store: Store, kind: str, clients: Sequence[str], paths: Sequence[str], now: datetime
+) -> Iterator[Document]:
+    """Deliveries to these clients that stand against an action of this kind."""
     if kind not in ("patch", "wipe"):
         return
     # A patch that was handed out is applied before a later one, and stands against nothing.
@@ -105,21 +112,26 @@ def _require_free(
     for start in range(0, len(clients), TOGETHER):
         where = {"client_id": {"$in": list(clients[start : start + TOGETHER])}, "state": {"$in": states}}
         for other in store.collection("deliveries").find(where, fields=fields):
-            if other["action_id"] in own or other.get("kind") != kind or _is_over(other, now):
-                continue
-            _refuse_clash(other, paths)
+            if other.get("kind") == kind and not _is_over(other, now) and (kind == "wipe" or _clash(other, paths)):
+                yield other
 
 
-def _refuse_clash(other: Document, paths: Sequence[str]) -> None:
-    hint = f"see: penguindome {other['kind']} show {other['action_id'][:12]}"
-    if other["kind"] == "wipe":
-        raise ActionConflict(f"the wipe {other['action_id'][:12]} waits for {other['hostname']} already", hint=hint)
-    for path in paths:
-        if any(_same_place(path, taken) for taken in other.get("paths") or ()):
-            raise ActionConflict(
-                f"{path} on {other['hostname']} is changed by the patch {other['action_id'][:12]}, which waits already",
-                hint=f"wait until it is done, or cancel it: penguindome patch cancel {other['action_id'][:12]}",
-            )
+def _clash(other: Document, paths: Sequence[str]) -> str | None:
+    """The first of these paths that lies where the other patch changes something."""
+    taken = other.get("paths") or ()
+    return next((path for path in paths if any(_same_place(path, place) for place in taken)), None)
+
+
+def _conflict(other: Document, paths: Sequence[str]) -> ActionConflict:
+    kind, name, hostname = other["kind"], other["action_id"][:12], other["hostname"]
+    if kind == "wipe":
+        return ActionConflict(
+            f"the wipe {name} waits for {hostname} already", hint=f"see: penguindome wipe show {name}"
+        )
+    return ActionConflict(
+        f"{_clash(other, paths)} on {hostname} is changed by the patch {name}, which waits already",
+        hint=f"wait until it is done, or cancel it: penguindome patch cancel {name}",
+    )
 
 
 def _same_place(one: str, other: str) -> bool:

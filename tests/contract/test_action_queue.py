@@ -13,7 +13,7 @@ from action_material import KINDS, Signer, taken
 from penguindome.actions import Target
 from penguindome_server import action_contents, deliveries
 from penguindome_server.action_ends import cancel, tidy
-from penguindome_server.action_queue import ActionConflict, sweep
+from penguindome_server.action_queue import ActionConflict, require_free, sweep
 from penguindome_server.action_records import batches, counts_of, deliveries_of, find_batch
 from penguindome_server.audit import AuditSettings, audit
 from penguindome_server.business_time import BusinessTime
@@ -421,6 +421,15 @@ def test_a_command_that_dies_after_any_write_leaves_all_of_it_deliverable_or_not
     assert writes == 2 + 2 * 4 + 2 + 1
     assert offered(signer) == [head]
     assert offered(signer, B) == [batch[1].action.id]
+
+
+def test_what_a_dead_command_left_is_in_nobodys_way(signer: Signer) -> None:
+    store, mortal = signer.store, Mortal(signer.store, [4])
+    signer.store = mortal  # type: ignore[assignment]  # it passes everything on
+    with pytest.raises(Died):
+        signer.queue(LAPTOP, OTHER)
+    assert len(everything(store)["deliveries"]) > 0
+    require_free(store, "patch", [LAPTOP], ["plugins/x"], now=NOW)
 
 
 def test_a_sweeper_that_dies_after_any_write_leaves_its_work_to_the_next(signer: Signer) -> None:
