@@ -124,7 +124,7 @@ def _is_known(before: Any, result: dict[str, Any]) -> bool:
         return False
     if before.get("status") != TRYING:
         return True
-    return result["status"] == TRYING and _attempt(result) <= _attempt(before)
+    return result["status"] == TRYING and _attempt(result) < _attempt(before)
 
 
 def _attempt(result: dict[str, Any]) -> int:

@@ -190,6 +190,14 @@ def test_a_command_that_is_tried_again_stays_open_with_its_newest_attempt(signer
     assert (late["state"], late["result"]["attempt"]) == ("done", 3)
 
 
+def test_the_steps_of_a_wipe_that_goes_on_are_those_told_last(signer: Signer) -> None:
+    action_id = signer.queue(LAPTOP, kind="wipe")
+    offered(signer)
+    for steps in (["unmount"], ["unmount", "homes"]):
+        delivery = told(signer, action_id, status="trying", attempt=1, steps=steps)
+        assert delivery["result"]["steps"] == steps
+
+
 def test_the_result_of_a_cancelled_action_is_kept_and_it_stays_cancelled(signer: Signer) -> None:
     action_id = signer.queue(LAPTOP)
     offered(signer)
@@ -365,7 +373,7 @@ class Mortal:
 
     def collection(self, name: str) -> Collection:
         found: Any = Mortal(self._real.collection(name), self._left)
-        return found  # type: ignore[no-any-return]
+        return found
 
     def _write(self, write: Callable[..., Any], *arguments: Any) -> Any:
         if self._left[0] == 0:
