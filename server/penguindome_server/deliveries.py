@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from penguindome import json
@@ -73,7 +74,8 @@ def pending_actions(store: Store, client_id: str, *, now: datetime) -> list[dict
     """The signed actions that wait for this client, oldest first: `id`, `text`, `signature` and `contents` (base64, by
     name) of each, `ANSWER_BYTES` in all unless the first alone is larger. They count as delivered then.
 
-    What is not whole (a store that was damaged, or a command that died while it queued) is left out, and logged.
+    What the client tries already it has, and is not given again. What is not whole (a store that was damaged, or a
+    command that died while it queued) is left out, and logged.
     """
     answer: list[dict[str, Any]] = []
     room = ANSWER_BYTES
@@ -144,7 +146,7 @@ def _shortened(result: dict[str, Any]) -> dict[str, Any]:
 
 def _open_deliveries(store: Store, client_id: str) -> list[Document]:
     where = {"client_id": client_id, "state": {"$in": list(OPEN_STATES)}}
-    found = store.collection("deliveries").find(where)
+    found = [one for one in store.collection("deliveries").find(where) if one.get("result") is None]
     return sorted(found, key=lambda delivery: (str(delivery.get("queued_at")), delivery["_id"]))
 
 
@@ -161,13 +163,19 @@ def _whole(store: Store, delivery: Document, now: datetime) -> tuple[Action, str
     try:
         if not isinstance(text, str) or not isinstance(signature, str):
             raise ActionRefused("it has no text, or no signature")
-        action = Action.from_content(json.loads(text), text.encode("ascii"))
+        action = _parsed(text)
         if action.id != action_id:
             raise ActionRefused("its text is that of another action")
     except (PenguinDomeError, ValueError) as error:
         log.error("the action {} is damaged, and not handed to {}: {}", action_id, delivery["client_id"], error)
         return None
     return (action, signature) if now < action.expires_at else None
+
+
+@lru_cache(maxsize=16)
+def _parsed(text: str) -> Action:
+    """Remembered: what a thousand clients are given within a minute is the same text."""
+    return Action.from_content(json.loads(text), text.encode("ascii"))
 
 
 def is_queued(store: Store, record: Document) -> bool:

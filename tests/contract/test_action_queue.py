@@ -91,11 +91,29 @@ def test_a_delivery_counts_as_delivered_from_when_it_was_handed_out(signer: Sign
     assert (delivery["state"], delivery["delivered_at"]) == ("delivered", NOW + DAY)
 
 
-def test_polls_of_clients_for_which_nothing_waits_ask_the_store_nothing(signer: Signer) -> None:
+class Counting:
+    """A store that counts how often it is asked."""
+
+    def __init__(self, real: Store) -> None:
+        self._real = real
+        self.asked = 0
+
+    def collection(self, name: str) -> Collection:
+        self.asked += 1
+        return self._real.collection(name)
+
+
+def test_polls_of_clients_for_which_nothing_waits_ask_the_store_once_in_a_while_together(signer: Signer) -> None:
     signer.queue(LAPTOP)
-    open_deliveries = OpenDeliveries(signer.store)
-    assert open_deliveries.may_exist(A)
-    assert not open_deliveries.may_exist(B)
+    counting: Any = Counting(signer.store)
+    now = 0.0
+    open_deliveries = OpenDeliveries(counting, monotonic=lambda: now)
+    for _ in range(3):
+        now += deliveries.REMEMBER_SECONDS
+        for _ in range(100):
+            assert open_deliveries.may_exist(A)
+            assert not open_deliveries.may_exist(B)
+    assert counting.asked == 3
 
 
 def damage_text(signer: Signer, action_id: str) -> None:
@@ -184,7 +202,8 @@ def test_a_command_that_is_tried_again_stays_open_with_its_newest_attempt(signer
     for attempt, newest in ((1, 1), (2, 2), (1, 2)):
         delivery = told(signer, action_id, status="trying", attempt=attempt, exit_status=attempt)
         assert (delivery["state"], delivery["result"]["attempt"]) == ("delivered", newest)
-    assert offered(signer) == [action_id]
+    # It has the command: it is not given it every minute.
+    assert offered(signer) == []
     assert told(signer, action_id, attempt=3, exit_status=0)["state"] == "done"
     late = told(signer, action_id, status="trying", attempt=4)
     assert (late["state"], late["result"]["attempt"]) == ("done", 3)

@@ -553,12 +553,18 @@ def test_a_wipe_is_cancelled_until_it_was_handed_out_and_not_after(site: Site) -
 def test_the_steps_of_a_wipe_are_shown(site: Site) -> None:
     batch_id = site.run("wipe", "laptop", "--reason", "one", "--confirm", "laptop").strip()
     site.handed()
-    steps = [{"step": "unmount /net\x1b[2J", "outcome": "done"}, {"step": "home of alice", "outcome": "failed: busy"}]
+    steps = [
+        {"name": "unmount /net\x1b[2J", "outcome": "done", "detail": ""},
+        {"name": "home of alice", "outcome": "failed", "detail": "busy"},
+        {"other": "form"},
+        "text\n",
+    ]
     site.tell(batch_id, steps=steps)
     for name in ("laptop", batch_id[:8]):
         said = site.run("wipe", "show", name)
-        assert "step: unmount /net\\x1b[2J, outcome: done" in said
-        assert "step: home of alice, outcome: failed: busy" in said
+        assert "  - unmount /net\\x1b[2J: done\n" in said
+        assert "  - home of alice: failed (busy)\n" in said
+        assert "  - other form\n  - text\\n\n" in said
     assert site.json("wipe", "show", "laptop")["clients"][0]["result"]["steps"] == steps
     (row,) = site.json("wipe", "list")
     assert (row["title"], row["states"]) == ("one", {"done": 1})

@@ -29,6 +29,9 @@ from penguindome_tools.installation import recorded_fingerprint
 LOCK_SECONDS = 60.0
 """How long to wait for another command that is queueing: it takes seconds."""
 
+TARGETS_AT_ONCE = 1000
+"""Each client is given the whole text of an action: 100 KiB for so many."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -156,7 +159,7 @@ def _parts(order: Order, targets: Sequence[Target], now: datetime) -> Iterator[S
     start, used = 0, 0
     for number, target in enumerate(targets):
         size = len(json.dumps({"client_id": target.client_id, "hostname": target.hostname})) + 1
-        if used + size > room and number > start:
+        if number > start and (used + size > room or number - start == TARGETS_AT_ONCE):
             yield targets[start:number]
             start, used = number, 0
         used += size

@@ -161,9 +161,13 @@ def _show_steps(delivery: Document) -> None:
 
 
 def _step(step: Any) -> str:
+    """One step that the client told: usually `name`, `outcome` and `detail`."""
     if not isinstance(step, Mapping):
         return safe(step)
-    return ", ".join(f"{safe(name)}: {safe(value)}" for name, value in step.items() if value is not None)
+    if "name" in step and "outcome" in step:
+        detail = f" ({safe(step['detail'])})" if step.get("detail") else ""
+        return f"{safe(step['name'])}: {safe(step['outcome'])}{detail}"
+    return ", ".join(f"{safe(name)} {safe(value)}" for name, value in step.items())
 
 
 @command.command("cancel")
