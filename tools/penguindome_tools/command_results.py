@@ -35,7 +35,7 @@ def print_result(delivery: Document) -> None:
         words.append(f"attempt {safe(result['attempt'])}")
     if delivery.get("finished_at"):
         words.append(safe(delivery["finished_at"]))
-    if result.get("reason"):
+    if result.get("reason") and result.get("exit_status") is None:
         words.append(safe(result["reason"]))
     click.echo(f"{safe(delivery['hostname'])} {delivery['client_id'][:8]}: {', '.join(words)}")
     for stream, mark in (("output", "|"), ("error", "!")):
