@@ -6,6 +6,7 @@ and the code, as on a machine where they were installed, wherever the developer 
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -32,7 +33,16 @@ COMMANDS = (
     ("issues", "audit", "--mail"),
     ("enrolment", "token", "--expires", "1h"),
     ("store", "check"),
+    ("patch", "list"),
+    ("patch", "remove", "plugins/x", "--all", "--yes"),
 )
+FLEET = """
+import sys
+from penguindome_server.store import open_store
+store = open_store(sys.argv[1])
+store.collection("clients").insert_new([{"_id": "A" * 40, "state": "enrolled", "hostname": "laptop"}])
+store.close()
+"""
 
 
 @dataclass
@@ -120,6 +130,8 @@ def site() -> Iterator[Site]:
         # As systemd does for RuntimeDirectory=.
         os.chown(made.paths.runtime, USER_ID, USER_ID)
         made.serve_once()
+        done = made.as_service(sys.executable, "-c", FLEET, f"sqlite://{made.paths.server_state}/store.sqlite")
+        assert done.returncode == 0, done.stderr
         for words in COMMANDS:
             done = made.as_root(*words)
             assert done.returncode == 0, (words, done.stderr)
@@ -186,6 +198,18 @@ def test_the_service_user_cannot_put_a_link_in_place_of_its_directories(site: Si
         assert site.as_service("mv", str(directory), f"{directory}.moved").returncode != 0
         assert directory.is_dir()
         assert not directory.is_symlink()
+
+
+def test_the_service_user_signs_no_action_and_root_does(site: Site) -> None:
+    words = ("wipe", "laptop", "--reason", "evil", "--confirm", "laptop")
+    done = site.as_service(sys.executable, "-m", "penguindome_tools.cli", *words)
+    assert done.returncode == 1, done.stderr
+    assert "root" in done.stderr
+    assert json.loads(site.as_root("wipe", "list", "--json").stdout) == []
+    done = site.as_root(*words)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(site.as_root("wipe", "list", "--json").stdout)
+    assert row["states"] == {"pending": 1}
 
 
 @pytest.fixture

@@ -22,16 +22,7 @@ from penguindome_tools.output import safe
 log = logging.get_logger(__name__)
 
 COMMANDS = (
-    "audit-trail",
-    "checks",
-    "clients",
-    "enrolment",
-    "issues",
-    "password",
-    "release",
-    "settings",
-    "setup",
-    "store",
+COMMANDS = ("audit-trail", "checks", "clients", "command", "enrolment", "issues", "password", "patch", "release", "settings", "setup", "store", "wipe")
 )
 
 
