@@ -6,6 +6,7 @@ import fcntl
 import os
 import stat
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar
@@ -98,12 +99,14 @@ def ensure_directory(path: Path, mode: int = 0o755) -> None:
 class FileLock:
     """An exclusive lock on a file, which stays behind when it is released (deleting it would let two hold it).
 
-    `with FileLock(path):` raises AlreadyRunning at once when another process, or another FileLock of this one, holds
-    it. The kernel releases it with the process, however that ends; children do not inherit it.
+    `with FileLock(path):` raises AlreadyRunning at once, or after `wait` seconds, when another process, or another
+    FileLock of this one, holds it. The kernel releases it with the process, however that ends; children do not inherit
+    it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, wait: float = 0.0) -> None:
         self.path = Path(path)
+        self.wait = wait
         self._descriptor: int | None = None
 
     def __enter__(self) -> FileLock:
@@ -120,7 +123,7 @@ class FileLock:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(self.path, flags, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock(descriptor)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except BlockingIOError as error:
@@ -132,6 +135,17 @@ class FileLock:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
+
+    def _lock(self, descriptor: int) -> None:
+        deadline = time.monotonic() + self.wait
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.01)
 
     def release(self) -> None:
         """Give the lock back; nothing happens when it is not held."""

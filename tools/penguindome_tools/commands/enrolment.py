@@ -12,8 +12,9 @@ import click
 from penguindome.bundle import Bundle
 from penguindome.errors import PenguinDomeError, SettingsError, UsageError
 from penguindome.files import read_limited
-from penguindome.times import parse_duration
+from penguindome.times import format_duration, parse_duration
 from penguindome_server.enrolment_tokens import create_token, list_tokens
+from penguindome_tools.acts import administrative
 from penguindome_tools.context import Context, pass_context
 from penguindome_tools.output import json_option, output_to, print_json, print_table
 
@@ -55,6 +56,7 @@ _expires_option = click.option(
 @click.option("--ca", "ca_file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="Certificate that clients shall trust for TLS (PEM).")  # fmt: skip
 @pass_context
+@administrative("enrolment export")
 def export(context: Context, *, file: str, with_token: bool, lifetime: timedelta, ca_file: Path | None) -> None:
     """Write the enrolment bundle to FILE, readable by you alone (`-`: standard output).
 
@@ -72,6 +74,8 @@ def export(context: Context, *, file: str, with_token: bool, lifetime: timedelta
         server_certificate = _read(paths.releases / "server.asc", CERTIFICATE_BYTES)
         enrolment_key = None if with_token else _read(paths.keys / "enrolment.key", KEY_BYTES)
         ca_certificate = None if ca_path is None else _trusted_certificates(ca_path, required=ca_file is not None)
+    lives = {"token_lives": format_duration(lifetime)} if with_token else {}
+    context.acts_on(file, **lives)
     now = context.clock()
     token = create_token(context.store, who=context.who, now=now, lifetime=lifetime) if with_token else None
     bundle = Bundle(
@@ -89,6 +93,7 @@ def export(context: Context, *, file: str, with_token: bool, lifetime: timedelta
 @command.command()
 @_expires_option
 @pass_context
+@administrative("enrolment token")
 def token(context: Context, *, lifetime: timedelta) -> None:
     """Make a token that enrols one machine at once, and print it. It is not shown again.
 
@@ -99,6 +104,7 @@ def token(context: Context, *, lifetime: timedelta) -> None:
     Example:
       penguindome enrolment token --expires 2d > token.txt
     """
+    context.acts_on(token_lives=format_duration(lifetime))
     click.echo(create_token(context.store, who=context.who, now=context.clock(), lifetime=lifetime))
 
 
