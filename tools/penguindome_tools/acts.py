@@ -56,7 +56,7 @@ def administrative(act: str, *, unless: Sequence[str] = ()) -> Callable[[Callabl
                 function(context, *arguments, **options)
 
         # Decorators that are put over this one copy it, as functools.wraps does.
-        acting.administrative_act = act  # type: ignore[attr-defined]
+        acting.administrative_act = act  # type: ignore[attr-defined]  # functions have no such field
         return acting
 
     return mark
@@ -140,7 +140,7 @@ class Telling:
         try:
             work()
         except (OSError, PenguinDomeError, ValueError) as error:
-            log.warning("the act could not be told: {}", error)
+            log.info("the act could not be told: {}", error)
             self._trouble = error
 
 
