@@ -244,6 +244,8 @@ class LogKeeper:
             raise
         except PenguinDomeError as error:
             problems.add(f"nothing can be written into the log: {error.message}")
+        except OSError as error:
+            problems.add(f"nothing can be written into the log: {error.strerror}: {error.filename}")
 
     def _ends(self, verdict: Verdict) -> Ends:
         """Where the log ends as root's head says, and what else root knows; None when the head cannot be used."""

@@ -144,7 +144,10 @@ def verify_command(context: Context, *, as_json: bool) -> None:
       penguindome log verify --json | jq -r '.problems[]'
     """
     _require_keys(context)
-    verdict = _keeper(context).verify(_shown)
+    try:
+        verdict = _keeper(context).verify(_shown)
+    except OSError as error:
+        raise PenguinDomeError(f"the log cannot be verified: {error.strerror}: {error.filename}") from error
     if as_json:
         print_json(_described(verdict))
     else:
@@ -154,13 +157,14 @@ def verify_command(context: Context, *, as_json: bool) -> None:
 
 
 def _require_keys(context: Context) -> None:
-    keys = context.paths.keys
-    with context.as_root():
-        if keys.is_dir() and not os.access(keys, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
-            raise UsageError("root alone can read where the log must end", hint="run this as root")
-        if not (keys / "server.fingerprint").exists():
-            hint = "run: penguindome setup; of several servers, one holds the keys and is asked this"
-            raise UsageError("this machine has no server key that could have signed where the log must end", hint=hint)
+    try:
+        with context.as_root():
+            found = (context.paths.keys / "server.fingerprint").exists()
+    except PermissionError as error:
+        raise UsageError("root alone can read where the log must end", hint="run this as root") from error
+    if not found:
+        hint = "run: penguindome setup; of several servers, one holds the keys and is asked this"
+        raise UsageError("this machine has no server key that could have signed where the log must end", hint=hint)
 
 
 def _described(verdict: Verdict) -> dict[str, Any]:
