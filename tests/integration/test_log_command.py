@@ -336,6 +336,13 @@ def test_the_service_user_cannot_forge_a_log_that_verifies(guarded: Site) -> Non
     assert "entry 4 is another than the one that root's head names" in verdict.stdout
 
 
+def test_what_was_asked_wrongly_is_not_told_where_the_store_is_anothers(guarded: Site) -> None:
+    for words in (("clients", "revoke", "nobody"), ("issues", "close", "nobody", "lost")):
+        assert guarded.as_root(*words).returncode == 2
+    assert list(acts_directory(guarded.paths).glob("*.act")) == []
+    assert "nobody" not in guarded.as_root("log", "show").stdout
+
+
 def test_the_service_user_can_neither_read_nor_replace_where_the_log_ends(guarded: Site) -> None:
     names = [path for path in guarded.paths.keys.iterdir() if path.name.startswith("admin_log")]
     assert len(names) >= 4

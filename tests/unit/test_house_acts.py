@@ -1,4 +1,4 @@
-"""Each command of `penguindome` either is told in the administrative log or is known to change nothing."""
+"""Each command of `penguindome` is told in the administrative log or known to change nothing, and shows examples."""
 
 from __future__ import annotations
 
@@ -70,3 +70,10 @@ def test_each_act_says_what_it_is_on(words: str) -> None:
     assert module is not None
     calls = {node.attr for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.Attribute)}
     assert "acts_on" in calls
+
+
+@pytest.mark.parametrize("words", sorted(COMMANDS))
+def test_each_command_shows_examples_of_itself(words: str) -> None:
+    text = inspect.cleandoc(COMMANDS[words].help or "")
+    _, _, examples = text.partition("\b\nExample")
+    assert f"penguindome {words}" in examples, f"the help of `{words}` ends with examples of it"

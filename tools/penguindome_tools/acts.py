@@ -102,15 +102,20 @@ class Telling:
         """Tell how the act went; None: there is nothing to tell. Never raises: the act's own result stands."""
         if outcome is None:
             if file := self._file:
-                self._try(file.discard)
+                self._try(lambda: self._forget(file))
             return
         log.info("{}: {}: {}", self._context.who, self._act, outcome)
         self._try(lambda: self._write(outcome))
         if self._trouble is not None:
             click.echo(f"warning: the administrative log: {_said(self._trouble)}", err=True)
 
+    def _forget(self, file: ActFile) -> None:
+        with self._context.as_root():
+            file.discard()
+
     def _write(self, outcome: str) -> None:
         from penguindome_server.admin_log_keeper import LogKeeper
+        from penguindome_server.store import StoreUnavailable
 
         context = self._context
         with context.as_root():
@@ -122,9 +127,15 @@ class Telling:
             file.end(outcome, at=context.clock())
             can_sign = (context.paths.keys / "server.fingerprint").exists()
         # An act that did not need the store waits for one that does, and so does one before the first setup.
-        if can_sign and (store := context.open_store) is not None:
-            for repair in LogKeeper(context.paths, store, as_root=context.as_root, clock=context.clock).settle():
-                click.echo(f"warning: the administrative log: {_said(PenguinDomeError(repair))}", err=True)
+        if not can_sign or (store := context.open_store) is None:
+            return
+        try:
+            repairs = LogKeeper(context.paths, store, as_root=context.as_root, clock=context.clock).settle()
+        except StoreUnavailable as error:
+            log.info("the act waits to be written into the administrative log: {}", error.message)
+            return
+        for repair in repairs:
+            click.echo(f"warning: the administrative log: {_said(PenguinDomeError(repair))}", err=True)
 
     def _make_file(self) -> ActFile:
         from penguindome_server.admin_log_acts import ActFile, Beginning

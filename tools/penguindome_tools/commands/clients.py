@@ -54,7 +54,13 @@ def command() -> None:
 @json_option
 @pass_context
 def list_command(context: Context, *, state: str | None, as_json: bool) -> None:
-    """List all clients, by host name."""
+    """List all clients, by host name.
+
+    \b
+    Examples:
+      penguindome clients list --state pending
+      penguindome clients list --json | jq -r '.[] | select(.failing != []) | .hostname'
+    """
     where = {"state": state} if state else None
     found = context.store.collection("clients").find(where, fields=FIELDS)
     rows = sorted((_row(document) for document in found), key=lambda row: (row["hostname"], row["client_id"]))
@@ -68,7 +74,13 @@ def list_command(context: Context, *, state: str | None, as_json: bool) -> None:
 @json_option
 @pass_context
 def show(context: Context, *, client: str, as_json: bool) -> None:
-    """Show all that is known of a client, the last report included."""
+    """Show all that is known of a client, the last report included.
+
+    \b
+    Examples:
+      penguindome clients show laptop7
+      penguindome clients show laptop7 --json | jq .plugins.os_info
+    """
     document = find_client(context.store, client)
     shown = {"client_id": document["_id"]} | {key: document[key] for key in document if key not in _NOT_SHOWN}
     if earlier := [one["_id"] for one in predecessors(context.store, document)]:
@@ -89,6 +101,11 @@ def approve_command(context: Context, *, client: str, replaces: str | None, yes:
     """Enrol a client that waits, after comparing its id with the one that the machine shows.
 
     On the machine, `penguindome-client status` shows the id.
+
+    \b
+    Examples:
+      penguindome clients approve laptop7
+      penguindome clients approve 5A3F --replaces laptop7
     """
     states = ("pending", "enrolled") if replaces else ("pending",)
     document = _waiting_first(context, client, states)
@@ -112,7 +129,12 @@ def approve_command(context: Context, *, client: str, replaces: str | None, yes:
 @pass_context
 @administrative("clients reject")
 def reject_command(context: Context, *, client: str, yes: bool) -> None:
-    """Refuse a client that waits, for good; the machine can only ask again with a new key."""
+    """Refuse a client that waits, for good; the machine can only ask again with a new key.
+
+    \b
+    Example:
+      penguindome clients reject 5A3F
+    """
     document = find_client(context.store, client, states=("pending",))
     context.acts_on(document["hostname"], client_id=document["_id"])
     confirm(f"Reject {_described(document)}?", yes=yes)
@@ -125,7 +147,13 @@ def reject_command(context: Context, *, client: str, yes: bool) -> None:
 @pass_context
 @administrative("clients revoke")
 def revoke_command(context: Context, *, client: str, yes: bool) -> None:
-    """Refuse an enrolled client from now on, within five seconds; its repository credentials end too."""
+    """Refuse an enrolled client from now on, within five seconds; its repository credentials end too.
+
+    \b
+    Examples:
+      penguindome clients revoke laptop7
+      penguindome clients revoke laptop7 --yes
+    """
     document = find_client(context.store, client, states=("enrolled",))
     context.acts_on(document["hostname"], client_id=document["_id"])
     confirm(f"Revoke {_described(document)}?", yes=yes)

@@ -65,6 +65,11 @@ def export(context: Context, *, file: str, with_token: bool, lifetime: timedelta
 
     \b
       penguindome-client setup --bundle FILE
+
+    \b
+    Examples:
+      penguindome enrolment export laptops.bundle
+      penguindome enrolment export --token --expires 2d one.bundle
     """
     settings, paths = context.settings, context.paths
     if not settings["server.url"]:
@@ -112,7 +117,12 @@ def token(context: Context, *, lifetime: timedelta) -> None:
 @json_option
 @pass_context
 def list_command(context: Context, *, as_json: bool) -> None:
-    """List the one-time tokens of the last month, and which machine used each."""
+    """List the one-time tokens of the last month, and which machine used each.
+
+    \b
+    Example:
+      penguindome enrolment list --json | jq '.[] | select(.state == "good")'
+    """
     now = context.clock()
     rows = [_row(document, now) for document in list_tokens(context.store)]
     columns = ("token", "state", "created_at", "created_by", "expires_at", "used_at", "used_by")
