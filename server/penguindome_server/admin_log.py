@@ -110,7 +110,8 @@ def _storable(value: Any, depth: int) -> Any:
         return json.revive_object({name: _storable_under(name, child, depth + 1) for name, child in items})
     if isinstance(value, (list, tuple, set, frozenset)) and depth < _DEEPEST:
         return [
-            _storable(child, depth + 1) for child in (sorted(value) if isinstance(value, (set, frozenset)) else value)
+            _storable(child, depth + 1)
+            for child in (sorted(value, key=str) if isinstance(value, (set, frozenset)) else value)
         ]
     if value is None or isinstance(value, bool):
         return value

@@ -16,7 +16,6 @@ from itertools import islice
 from pathlib import Path
 from socket import gethostname
 
-from penguindome import json
 from penguindome.errors import PenguinDomeError
 from penguindome.files import FileLock
 from penguindome.paths import Paths
@@ -209,7 +208,7 @@ class LogKeeper:
                 self._take_the_place_of_another(entry, repairs)
         with self._as_root():
             self._files.stored = head.count
-            forget(self._acts, [entry["act_id"] for entry in head.entries])
+            forget(self._acts, [str(entry.get("act_id")) for entry in head.entries])
 
     def _take_the_place_of_another(self, entry: Document, repairs: list[str]) -> None:
         """Where the next entry belongs, somebody who can write to the database may have put one of his own."""
@@ -217,7 +216,7 @@ class LogKeeper:
             entry["_id"], lambda there: None if _are_same(there, entry) else dict(entry)
         ).before
         if before is not None and not _are_same(before, entry):
-            text = json.dumps(before, sort_keys=True)
+            text = repr(before)
             digest = sha256(text.encode()).hexdigest()
             repairs.append(
                 f"entry {entry['sequence']} was in the store before it was made (SHA-256 {digest}); it was replaced: "

@@ -87,8 +87,12 @@ class Telling:
 
     def begin(self) -> None:
         """Make the act's file, where there is a place for it yet: a first setup makes that."""
-        if self._context.paths.keys.is_dir():
-            self._try(self._make_file)
+
+        def make_file() -> None:
+            if self._context.paths.keys.is_dir():
+                self._make_file()
+
+        self._try(make_file)
 
     def note(self, targets: Sequence[str], details: Mapping[str, Any]) -> None:
         """Note on whom the act is, before anything is done to them."""
@@ -150,8 +154,9 @@ class Telling:
     def _try(self, work: Callable[[], object]) -> None:
         try:
             work()
-        except (OSError, PenguinDomeError, ValueError) as error:
-            log.info("the act could not be told: {}", error)
+        except Exception as error:
+            # Whatever is wrong with the log: what the act did is done, and its own result stands.
+            log.info("the act could not be told: {}: {}", type(error).__name__, error)
             self._trouble = error
 
 
