@@ -22,7 +22,8 @@ from penguindome_tools.output import safe
 log = logging.get_logger(__name__)
 
 COMMANDS = (
-COMMANDS = ("audit-trail", "checks", "clients", "command", "enrolment", "issues", "password", "patch", "release", "settings", "setup", "store", "wipe")
+    *("audit-trail", "checks", "clients", "command", "enrolment", "issues", "log", "password", "patch", "release"),
+    *("settings", "setup", "store", "wipe"),
 )
 
 

@@ -57,11 +57,17 @@ def errors_of(path: Path) -> Iterator[None]:
 
 
 def create_file(path: Path) -> None:
-    """Make an empty file, readable by its owner alone, unless it is there. Raises StoreUnavailable with the reason."""
+    """Make an empty file, readable by its owner alone, unless it is there. Raises StoreUnavailable with the reason.
+
+    One that is there is left to SQLite: closing any descriptor of it would take away the locks of all connections that
+    this process has, and another process would believe that nobody uses the log of what was written.
+    """
     hint: str | None = "look at the owner and mode of the file and its directory"
     try:
         if path.is_dir():
             raise StoreUnavailable(f"the store {path} is a directory", hint="database.uri must name a file")
+        if path.exists():
+            return
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except FileNotFoundError as error:
         hint = f"make it: install -d -m 0700 -o penguindome {path.parent}"

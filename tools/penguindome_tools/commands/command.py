@@ -18,7 +18,7 @@ from penguindome_server.action_records import counts_of, deliveries_of, find_bat
 from penguindome_tools.action_display import cancel_batch, choose, delivery_row, list_batches
 from penguindome_tools.action_signing import Order, lifetime_option, place, read_file, rehearse
 from penguindome_tools.action_targets import Chosen, show_targets, target_options, targets_of
-from penguindome_tools.acts import administrative
+from penguindome_tools.acts import Afterwards, administrative
 from penguindome_tools.command_results import print_result, wait_for_results
 from penguindome_tools.context import Context, pass_context
 from penguindome_tools.output import confirm, json_option, print_json, safe
@@ -74,10 +74,11 @@ def _timeout(_ctx: click.Context, _parameter: click.Parameter, value: str | None
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @pass_context
+@administrative("command run")
 def run(
     context: Context, *, file: Path | None, name: str | None, chosen: Chosen, attempts: int | None,
     lifetime: timedelta, wait: bool, timeout: timedelta | None, yes: bool, as_json: bool,
-) -> None:  # fmt: skip
+) -> Afterwards:  # fmt: skip
     """Run FILE, an executable script that begins with #!, or a shell line, on clients; print the id of the command.
 
     A shell line of one word is taken as it stands; several words reach the client's /bin/sh as the same words.
@@ -91,19 +92,23 @@ def run(
     title, script = _script(context, file, click.get_current_context().meta.get(SHELL_LINE))
     parameters = {"name": name or _usable_name(title), "attempts": attempts}
     order = Order("command", title, lifetime, parameters, {COMMAND_FILE: (script, MODE)})
-    _queue(context, order, chosen, yes=yes)
-    # The act ends here: what a client answers is no outcome of it.
-    batch = find_batch(context.store, context.details["id"], "command")
-    if wait:
-        click.get_current_context().exit(wait_for_results(context, batch, timeout=timeout, as_json=as_json))
-    if as_json:
-        print_json({"id": batch.id, "clients": counts_of(context.store, batch)})
-    else:
-        click.echo(batch.id)
+    queued = _queue(context, order, chosen, yes=yes)
+
+    def tell() -> None:
+        batch = find_batch(context.store, queued, "command")
+        if wait:
+            click.get_current_context().exit(wait_for_results(context, batch, timeout=timeout, as_json=as_json))
+        if as_json:
+            print_json({"id": batch.id, "clients": counts_of(context.store, batch)})
+        else:
+            click.echo(batch.id)
+
+    # The act ends before: what a client answers is no outcome of it.
+    return tell
 
 
-@administrative("command run")
-def _queue(context: Context, order: Order, chosen: Chosen, *, yes: bool) -> None:
+def _queue(context: Context, order: Order, chosen: Chosen, *, yes: bool) -> str:
+    """Ask, sign and queue; returns the id."""
     script, _mode = order.files[COMMAND_FILE]
     targets = targets_of(context, chosen)
     context.acts_on(*(target.hostname for target in targets), sha256=sha256(script).hexdigest())
@@ -113,7 +118,9 @@ def _queue(context: Context, order: Order, chosen: Chosen, *, yes: bool) -> None
     show_targets(targets)
     _show_script(script)
     confirm(f"Run it on {clients}?", yes=yes)
-    context.acts_on(id=place(context, order, targets))
+    queued = place(context, order, targets)
+    context.acts_on(id=queued)
+    return queued
 
 
 def _script(context: Context, file: Path | None, line: Sequence[str] | None) -> tuple[str, bytes]:
