@@ -164,8 +164,9 @@ def test_without_a_terminal_and_without_yes_nothing_is_published(site: Paths) ->
     assert everything(site) == before
 
 
-def test_before_setup_it_says_what_to_do(paths: Paths) -> None:
-    assert "penguindome setup" in command(paths, "release", "verify", status=2).stderr
+def test_before_setup_it_says_what_to_do(paths: Paths, tmp_path: Path) -> None:
+    carry(paths, tmp_path)
+    assert "run: penguindome setup" in command(paths, *CREATE, status=2).stderr
 
 
 def test_without_packages_it_says_where_they_come_from(site: Paths) -> None:
