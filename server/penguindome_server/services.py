@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from penguindome.errors import PenguinDomeError, SettingsError
+from penguindome.errors import PenguinDomeError
 from penguindome.files import read_limited
 from penguindome.logging import get_logger
 from penguindome.manifest import Manifest
@@ -16,15 +16,15 @@ from penguindome.paths import Paths
 from penguindome.settings import Settings
 from penguindome.times import Clock, utc_now
 from penguindome_server.checks import CheckSet, load_checks
+from penguindome_server.published import LOOK_SECONDS, PublishedFile, certificate, stamp, statements
 from penguindome_server.settings import load_server_settings
 from penguindome_server.store import Store
 
 log = get_logger(__name__)
 
 SHIPPED_CHECKS = Path(__file__).parent / "checks.d"
-CERTIFICATE_BYTES = 1 << 20
 MANIFEST_BYTES = 16 << 20
-LOOK_SECONDS = 0.5
+STATEMENTS = "statements.json"
 
 
 def load_site_checks(paths: Paths) -> CheckSet:
@@ -45,16 +45,23 @@ class SignedManifest:
 
 
 class ManifestFile:
-    """The signed manifest below `releases/`: read again when its files change, which root does while we run."""
+    """The signed manifest below `releases/`: read again when its files change, which root does while we run, or the
+    server key does.
+    """
 
-    def __init__(self, directory: Path, certificate: Certificate) -> None:
+    def __init__(self, directory: Path, server_key: PublishedFile[Certificate]) -> None:
         self._text = directory / "manifest.json"
         self._signature = directory / "manifest.json.asc"
-        self._certificate = certificate
+        self._server_key = server_key
         self._lock = threading.Lock()
         self._seen: object = None
         self._look_again = 0.0
         self._manifest: SignedManifest | None = None
+
+    @property
+    def server_key(self) -> str:
+        """The fingerprint of the key that manifests, and all else, must be signed by now."""
+        return self._server_key.current.fingerprint
 
     def current(self) -> SignedManifest | None:
         """The newest manifest whose signature is right; None if the site has not signed one yet.
@@ -64,11 +71,11 @@ class ManifestFile:
         """
         now = time.monotonic()
         if now >= self._look_again:
-            stamp = (_stamp(self._text), _stamp(self._signature))
+            seen = (stamp(self._text), stamp(self._signature), self.server_key)
             with self._lock:
-                if stamp != self._seen:
+                if seen != self._seen:
                     self._read()
-                    self._seen = stamp
+                    self._seen = seen
                 self._look_again = now + LOOK_SECONDS
         return self._manifest
 
@@ -82,7 +89,7 @@ class ManifestFile:
             log.error("the manifest cannot be read: {}", error)
             return
         try:
-            manifest = Manifest.load(text, signature, self._certificate)
+            manifest = Manifest.load(text, signature, self._server_key.current)
         except PenguinDomeError as error:
             log.warning("{} is not handed to clients: {}", self._text, error)
             return
@@ -98,8 +105,9 @@ class Configuration:
     settings: Settings
     paths: Paths
     checks: CheckSet
-    server_certificate: Certificate
-    enrolment_certificate: Certificate
+    server_key: PublishedFile[Certificate]
+    enrolment_key: PublishedFile[Certificate]
+    rotations: PublishedFile[list[dict[str, str]]]
     manifest: ManifestFile
 
 
@@ -112,9 +120,20 @@ class Services:
     store: Store
     checks: CheckSet
     clock: Clock
-    server_certificate: Certificate
-    enrolment_certificate: Certificate
+    server_key: PublishedFile[Certificate]
+    enrolment_key: PublishedFile[Certificate]
+    rotations: PublishedFile[list[dict[str, str]]]
     manifest: ManifestFile
+
+    @property
+    def server_certificate(self) -> Certificate:
+        """The certificate of the server key, as it is now."""
+        return self.server_key.current
+
+    @property
+    def enrolment_certificate(self) -> Certificate:
+        """The certificate of the enrolment key, as it is now."""
+        return self.enrolment_key.current
 
     @classmethod
     def of(cls, configuration: Configuration, store: Store, *, clock: Clock = utc_now) -> Services:
@@ -125,8 +144,9 @@ class Services:
             store=store,
             checks=configuration.checks,
             clock=clock,
-            server_certificate=configuration.server_certificate,
-            enrolment_certificate=configuration.enrolment_certificate,
+            server_key=configuration.server_key,
+            enrolment_key=configuration.enrolment_key,
+            rotations=configuration.rotations,
             manifest=configuration.manifest,
         )
 
@@ -134,29 +154,13 @@ class Services:
 def load_configuration(paths: Paths) -> Configuration:
     """Read settings, checks, certificates and manifest. Raises SettingsError, with file and line where there is one."""
     settings = load_server_settings(paths)
-    server_certificate = _certificate(paths.releases / "server.asc")
+    server_key = PublishedFile(paths.releases / "server.asc", certificate)
     return Configuration(
         settings=settings,
         paths=paths,
         checks=load_site_checks(paths),
-        server_certificate=server_certificate,
-        enrolment_certificate=_certificate(paths.releases / "enrolment.asc"),
-        manifest=ManifestFile(paths.releases, server_certificate),
+        server_key=server_key,
+        enrolment_key=PublishedFile(paths.releases / "enrolment.asc", certificate),
+        rotations=PublishedFile(paths.releases / STATEMENTS, statements),
+        manifest=ManifestFile(paths.releases, server_key),
     )
-
-
-def _certificate(path: Path) -> Certificate:
-    try:
-        return Certificate.from_text(read_limited(path, CERTIFICATE_BYTES))
-    except OSError as error:
-        raise SettingsError(f"{path}: {error.strerror}", hint="run: penguindome setup") from error
-    except PenguinDomeError as error:
-        raise SettingsError(f"{path}: {error}", hint="run: penguindome setup") from error
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size

@@ -32,6 +32,7 @@ def news(
         "status": "out-of-date" if held.release < current_release else "current",
         "current_release": current_release,
         "release": None,
+        "server_key": manifest.server_key,
         "patches": pending_actions(store, client_id, now=now) if open_deliveries.may_exist(client_id) else [],
     }
     if signed is not None and held.tells_manifest and held.manifest_sha256 != signed.sha256:

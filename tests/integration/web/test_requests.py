@@ -20,7 +20,11 @@ from penguindome.openpgp import DeviceKey
 from penguindome.times import utc_now
 from web_server import PREFIX, Device, Server, at, refused, until
 
-UPDATE = {"status": "current", "current_release": 0, "release": None, "patches": []}
+NOTHING_NEW = {"status": "current", "current_release": 0, "release": None, "patches": []}
+
+
+def nothing_new(device: Device) -> dict[str, Any]:
+    return {**NOTHING_NEW, "server_key": device.server.server_key.certificate.fingerprint}
 
 
 @pytest.fixture
@@ -33,7 +37,7 @@ def test_a_report_is_stored_before_it_is_acknowledged(device: Device) -> None:
     before = device.exchange_token
     answer = device.submit(plugins={"os_info": {"version": "12", "boot_at": at(hours=1)}, "firewall": {"active": True}})
     assert answer.status_code == 200
-    assert answer.json() == {"status": "ok", "exchange_token": device.exchange_token, "update": UPDATE}
+    assert answer.json() == {"status": "ok", "exchange_token": device.exchange_token, "update": nothing_new(device)}
     assert device.exchange_token != before
     stored = device.server.client(device.client_id)
     assert stored["plugins"]["firewall"] == {"active": True}
@@ -51,7 +55,7 @@ def test_a_report_sent_again_is_answered_alike_and_stored_once(device: Device) -
 
 def test_a_poll_is_answered_and_the_client_counts_as_seen(device: Device) -> None:
     answer = device.update(package_version="9.9", package_kind="pacman")
-    assert (answer.status_code, answer.json()) == (200, UPDATE)
+    assert (answer.status_code, answer.json()) == (200, nothing_new(device))
     stored = until(lambda: _with_version(device, "9.9"), what="writing when the client was seen")
     assert stored["package_kind"] == "pacman"
     assert utc_now() - stored["last_seen_at"] < timedelta(minutes=1)
@@ -67,13 +71,17 @@ def test_both_prefixes_both_forms_and_gzip_are_understood(device: Device) -> Non
     fields = {"data": data, "signature": device.key.sign(data)}
     for prefix in (PREFIX, "/PenguinDome/v1/"):
         url = f"{device.server.url}{prefix}update"
-        assert requests.post(url, data=fields, timeout=10).json() == UPDATE
+        assert requests.post(url, data=fields, timeout=10).json() == nothing_new(device)
         body, content_type = encode_multipart_formdata(dict(fields))
-        assert requests.post(url, data=body, headers={"Content-Type": content_type}, timeout=10).json() == UPDATE
+        assert requests.post(url, data=body, headers={"Content-Type": content_type}, timeout=10).json() == nothing_new(
+            device
+        )
         headers = {"Content-Type": content_type, "Content-Encoding": "gzip"}
-        assert requests.post(url, data=gzip.compress(body), headers=headers, timeout=10).json() == UPDATE
+        assert requests.post(url, data=gzip.compress(body), headers=headers, timeout=10).json() == nothing_new(device)
         headers = {"Content-Type": content_type}
-        assert requests.post(url, data=iter([body[:100], body[100:]]), headers=headers, timeout=10).json() == UPDATE
+        assert requests.post(
+            url, data=iter([body[:100], body[100:]]), headers=headers, timeout=10
+        ).json() == nothing_new(device)
 
 
 def test_an_action_is_handed_out_until_it_is_acknowledged(device: Device) -> None:
