@@ -21,7 +21,7 @@ from penguindome_tools.output import safe
 
 log = logging.get_logger(__name__)
 
-COMMANDS = ("audit-trail", "checks", "clients", "enrolment", "issues", "settings", "setup", "store")
+COMMANDS = ("audit-trail", "checks", "clients", "enrolment", "issues", "keys", "settings", "setup", "store")
 
 
 class CommandGroup(click.Group):
