@@ -42,9 +42,13 @@ class AdministeredSite:
         self.server = Server(root, uri)
         self.paths = self.server.paths
         self.tree = root.with_name(f"{root.name}-tree")
+
+    def set_up(self) -> AdministeredSite:
+        """Make a server of it."""
         self.write_plugin("first")
         self.server.write_settings(**AUTOMATIC)
         self.sign()
+        return self
 
     def sign(self) -> None:
         """Make what is missing, and sign the manifest of the plugins."""

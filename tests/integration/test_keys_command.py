@@ -26,14 +26,14 @@ from web_server import until
 
 @pytest.fixture
 def site(sqlite_uri: str, tmp_path: Path) -> Iterator[AdministeredSite]:
-    made = AdministeredSite(tmp_path / "site", sqlite_uri)
+    made = AdministeredSite(tmp_path / "site", sqlite_uri).set_up()
     yield made
     made.server.kill()
 
 
 @pytest.fixture
 def any_site(store_uri: str, tmp_path: Path) -> Iterator[AdministeredSite]:
-    made = AdministeredSite(tmp_path / "site", store_uri)
+    made = AdministeredSite(tmp_path / "site", store_uri).set_up()
     yield made
     made.server.kill()
 

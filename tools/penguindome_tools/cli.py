@@ -21,7 +21,19 @@ from penguindome_tools.output import safe
 
 log = logging.get_logger(__name__)
 
-COMMANDS = ("audit-trail", "checks", "clients", "enrolment", "issues", "keys", "settings", "setup", "store")
+COMMANDS = (
+    "audit-trail",
+    "backup",
+    "checks",
+    "clients",
+    "enrolment",
+    "issues",
+    "keys",
+    "restore",
+    "settings",
+    "setup",
+    "store",
+)
 
 
 class CommandGroup(click.Group):

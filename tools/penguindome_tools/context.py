@@ -92,6 +92,11 @@ class Context:
         self.targets += [target for target in targets if target not in self.targets]
         self.details.update(details)
 
+    def forget_settings(self) -> None:
+        """Let settings and checks be read again: their files were replaced. The store must not have been opened."""
+        for name in ("settings", "checks"):
+            self.__dict__.pop(name, None)
+
     def become_service_user(self) -> None:
         """Give up root for the user that owns the server's state: before the store's files are touched."""
         if os.geteuid() != 0 or not self.paths.server_state.is_dir():

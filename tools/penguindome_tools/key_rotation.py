@@ -173,8 +173,8 @@ def _resign_actions(context: Context, store: Store, signer: Signer) -> Resigned:
 
 def _publish_anew(context: Context, store: Store, signer: Signer, now: datetime) -> bool:
     """Let the repositories be signed by the new key; says whether there are any."""
-    publish = _optional("penguindome_tools.releases.publication", "publish")
-    offered = _optional("penguindome_server.rollout", "offered")
+    publish = optional("penguindome_tools.releases.publication", "publish")
+    offered = optional("penguindome_server.rollout", "offered")
     if publish is None or offered is None or not (context.paths.repository / "current").is_symlink():
         return False
     releases = offered(store)
@@ -185,12 +185,13 @@ def _publish_anew(context: Context, store: Store, signer: Signer, now: datetime)
 
 def _resign_admin_log(paths: Paths) -> None:
     """Let the head of the admin log be signed by the new key, while the old one is there to show that it is ours."""
-    resign = _optional("penguindome_server.admin_log_keeper", "resign_head")
+    resign = optional("penguindome_server.admin_log_keeper", "resign_head")
     if resign is not None:
         resign(paths)
 
 
-def _optional(module: str, name: str) -> Callable[..., Any] | None:
+def optional(module: str, name: str) -> Callable[..., Any] | None:
+    """A function of a module that may not be there."""
     try:
         found = importlib.util.find_spec(module)
     except ModuleNotFoundError:
