@@ -12,8 +12,11 @@ Clients that enrol while this runs may be missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 
@@ -22,8 +25,10 @@ from penguindome_server.store.copying import Progress, Summary, summary
 from penguindome_server.store.schema import SCHEMA
 
 ATTEMPTS = 20
-OF_CLIENTS = ("audit_trail", "issues")
-LOG = "admin_log"
+PAUSE_SECONDS = 0.05
+TRAIL, LOG = "audit_trail", "admin_log"
+OF_CLIENTS = {"packages": "_id", "issues": "client_id", TRAIL: "client_id"}
+"""Collections that follow from the documents of clients -> the field that names the client."""
 FIRST = ("deliveries", "patches", "action_contents")
 _AT_ONCE = 100
 
@@ -51,39 +56,64 @@ def summaries(store: Store) -> list[Summary]:
 def _copy(store: Store, copy: Store, quietly: Quietly, progress: Progress) -> None:
     with quietly():
         _load(copy.collection(LOG), store.collection(LOG).find())
-    done = {LOG, "clients", "packages", *OF_CLIENTS}
+    done = {LOG, "clients", *OF_CLIENTS}
     for name in (*FIRST, *(name for name in SCHEMA if name not in done and name not in FIRST)):
         _load(copy.collection(name), store.collection(name).find())
     clients = store.collection("clients")
     names = progress(clients.find(fields=("_id",)), clients.count(), "copying clients")
     known = {document["_id"] for document in names if _copy_client(store, copy, document["_id"])}
-    for name in ("packages", *OF_CLIENTS):
-        owner = "_id" if name == "packages" else "client_id"
+    for name, owner in OF_CLIENTS.items():
         others = (document for document in store.collection(name).find() if document.get(owner) not in known)
-        _load(copy.collection(name), others)
+        _add(copy.collection(name), others) if name == TRAIL else _load(copy.collection(name), others)
 
 
 def _copy_client(store: Store, copy: Store, client_id: str) -> bool:
     """Copy a client, and all that follows from its document; False when it was removed meanwhile."""
-    clients = store.collection("clients")
-    for _ in range(ATTEMPTS):
+    clients, newest = store.collection("clients"), _copy_trail(store, copy, client_id)
+    for attempt in range(ATTEMPTS):
         before = clients.get(client_id)
-        for name in OF_CLIENTS:
-            copy.collection(name).delete({"client_id": client_id})
-            _load(copy.collection(name), store.collection(name).find({"client_id": client_id}))
+        where = {"client_id": client_id} | ({} if newest is None else {"received_at": {"$gte": newest}})
+        rows = list(store.collection(TRAIL).find(where))
+        issues = list(store.collection("issues").find({"client_id": client_id}))
         packages = store.collection("packages").get(client_id)
         after = clients.get(client_id)
+        # Rows come after the document that they follow from: these fit the next look too.
+        _add(copy.collection(TRAIL), rows)
+        newest = max((row["received_at"] for row in rows), default=newest)
         if before is None or after is None:
-            for name in OF_CLIENTS:
-                copy.collection(name).delete({"client_id": client_id})
             return False
         if before.get("generation") == after.get("generation"):
             # The earlier look: an outbox that was followed and cleared in between may not have been when trail and
             # issues were read.
             copy.collection("clients").load([before])
+            copy.collection("issues").load(issues)
             copy.collection("packages").load([packages] if packages else [])
             return True
+        time.sleep(PAUSE_SECONDS * random.random() * attempt)  # noqa: S311  # out of step with who reports in step
     raise StoreError(f"the client {client_id} reports faster than it can be copied", hint="stop the server first")
+
+
+def _copy_trail(store: Store, copy: Store, client_id: str) -> datetime | None:
+    """Copy what there is of a client's trail, which is long, and to which rows are only added; returns the time of the
+    newest.
+    """
+    newest: datetime | None = None
+
+    def rows() -> Iterator[Document]:
+        nonlocal newest
+        for row in store.collection(TRAIL).find({"client_id": client_id}):
+            newest = row["received_at"] if newest is None else max(newest, row["received_at"])
+            yield row
+
+    _add(copy.collection(TRAIL), rows())
+    return newest
+
+
+def _add(target: Collection, documents: Iterable[Document]) -> None:
+    """Add documents that are never changed, unless they are there."""
+    rest = iter(documents)
+    while batch := list(islice(rest, _AT_ONCE)):
+        target.insert_new(batch)
 
 
 def _load(target: Collection, documents: Iterable[Document]) -> None:
