@@ -32,6 +32,9 @@ COMMANDS = (
     ("issues", "audit", "--mail"),
     ("enrolment", "token", "--expires", "1h"),
     ("store", "check"),
+    ("keys", "list"),
+    ("keys", "rotate", "server", "--yes"),
+    ("keys", "rotate", "client", "--yes"),
 )
 
 
@@ -47,6 +50,25 @@ class Site:
     script: str
     port: int
     names: set[Path] = field(default_factory=set)
+
+    @property
+    def backing_up(self) -> tuple[str, ...]:
+        """The words that make a backup."""
+        return ("backup", str(self.victim.with_name("backup")), *self._passphrase)
+
+    @property
+    def restoring(self) -> tuple[str, ...]:
+        """The words that restore it."""
+        return ("restore", str(self.victim.with_name("backup")), *self._passphrase, "--yes", "--force")
+
+    @property
+    def commands(self) -> tuple[tuple[str, ...], ...]:
+        """All commands that root is held to."""
+        return (*COMMANDS, self.backing_up, self.restoring)
+
+    @property
+    def _passphrase(self) -> tuple[str, str]:
+        return ("--passphrase-file", str(self.victim.with_name("passphrase")))
 
     @property
     def own_directories(self) -> list[Path]:
@@ -120,7 +142,9 @@ def site() -> Iterator[Site]:
         # As systemd does for RuntimeDirectory=.
         os.chown(made.paths.runtime, USER_ID, USER_ID)
         made.serve_once()
-        for words in COMMANDS:
+        (top / "passphrase").write_text("correct horse\n")
+        (top / "passphrase").chmod(0o600)
+        for words in made.commands:
             done = made.as_root(*words)
             assert done.returncode == 0, (words, done.stderr)
         made.names = {path for directory in made.own_directories for path in directory.iterdir()}
@@ -210,7 +234,7 @@ def plant(site: Site, links: Mapping[Path, Path]) -> None:
 def root_leaves_alone(site: Site, victim: Path) -> None:
     """Run the commands as root, and hold each to having left the victim as it was, and said nothing of its contents."""
     before = everything(victim)
-    for words in COMMANDS:
+    for words in site.commands:
         done = site.as_root(*words)
         assert "geheim" not in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
@@ -224,6 +248,32 @@ def names_to_plant(site: Site) -> list[Path]:
     passing = {store.with_name(store.name + end) for end in ("-wal", "-shm", "-journal", "-queue", ".lock")}
     logs = {site.paths.logs / "server" / name for name in ("debug.log", "debug.log.1", "penguindome.log")}
     return sorted(site.names | passing | logs)
+
+
+def owners(site: Site) -> dict[str, tuple[int, int, int]]:
+    """Owner, group and mode of everything that a backup holds, and of the store."""
+    paths = site.paths
+    found: dict[str, tuple[int, int, int]] = {}
+    for directory in (paths.keys, paths.settings, paths.releases, paths.server_state):
+        for path in [directory, *sorted(directory.rglob("*"))]:
+            if not path.is_socket() and not path.name.endswith(("-wal", "-shm", "-queue", "lock", "~", "random_seed")):
+                status = path.lstat()
+                found[str(path)] = (status.st_uid, status.st_gid, status.st_mode)
+    return {name: values for name, values in found.items() if ".replaced-" not in name}
+
+
+def test_what_is_restored_belongs_to_whom_it_belonged_and_the_service_user_can_serve(site: Site) -> None:
+    plant(site, {})
+    site.serve_once()
+    before = owners(site)
+    assert before[str(site.paths.server_state / "store.sqlite")][:2] == (USER_ID, USER_ID)
+    assert site.as_root(*site.backing_up).returncode == 0
+    for directory in (site.paths.keys, site.paths.settings, site.paths.releases, site.paths.server_state):
+        shutil.rmtree(directory)
+    done = site.as_root(*site.restoring)
+    assert done.returncode == 0, done.stderr
+    assert owners(site) == before
+    site.serve_once()
 
 
 def test_root_follows_no_link_that_the_service_user_planted_to_a_file(site: Site, victim: Path) -> None:
