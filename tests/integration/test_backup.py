@@ -260,6 +260,40 @@ def test_a_running_server_and_the_data_of_another_are_left_alone(
     old.close()
 
 
+def test_the_documents_of_another_server_in_mongodb_are_replaced_on_demand_alone(
+    site: AdministeredSite, tmp_path: Path, passphrase: str, mongodb_uri: str
+) -> None:
+    file = str(tmp_path / "backup")
+    site.server.store.collection("clients").insert({"_id": "A" * 40, "hostname": "a", "state": "enrolled"})
+    site("backup", file, "--passphrase-file", passphrase)
+    store = open_store(mongodb_uri)
+    store.collection("clients").insert({"_id": "B" * 40, "hostname": "b", "state": "enrolled"})
+    words = ("restore", file, "--passphrase-file", passphrase, "--yes", "--database", mongodb_uri)
+    before = contents(site)
+    assert b"is not empty" in penguindome(site.paths.root, *words, status=1).stderr
+    assert contents(site) == before
+    assert [document["_id"] for document in store.collection("clients").find()] == ["B" * 40]
+    done = penguindome(site.paths.root, *words, "--force")
+    assert [document["_id"] for document in store.collection("clients").find()] == ["A" * 40]
+    # The administrator's own file names the old one, and has the last word: he is told.
+    assert b"server.yml:1 has the last word" in done.stderr
+    assert f"database.uri: {mongodb_uri}" in (site.paths.settings / "server.d/10-setup.yml").read_text()
+    store.close()
+
+
+def test_a_database_that_is_away_is_noticed_before_anything_is_changed(
+    site: AdministeredSite, tmp_path: Path, passphrase: str
+) -> None:
+    file = str(tmp_path / "backup")
+    site("backup", file, "--passphrase-file", passphrase)
+    before = contents(site)
+    away = "mongodb://127.0.0.1:1/penguindome?serverSelectionTimeoutMS=500"
+    words = ("restore", file, "--passphrase-file", passphrase, "--yes", "--database", away)
+    assert b"127.0.0.1:1" in penguindome(site.paths.root, *words, status=1).stderr
+    assert contents(site) == before
+    assert not (site.paths.keys.parent / "restoring.json").exists()
+
+
 def test_a_server_does_not_start_while_it_is_being_restored(site: AdministeredSite) -> None:
     site.server.start()
     site.server.stop()
