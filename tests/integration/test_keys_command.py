@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 from collections.abc import Iterator
 from datetime import timedelta
@@ -136,6 +137,10 @@ def test_a_bundle_from_before_a_rotation_still_leads_to_the_server(site: Adminis
 def test_all_that_is_in_force_is_signed_by_the_new_key_and_nothing_else_is(site: AdministeredSite) -> None:
     old = site.certificate
     release = add_release(site)
+    renewed = site.paths.releases / "renewed/1"
+    renewed.mkdir(parents=True)
+    for name in ("manifest.json", "manifest.json.asc"):
+        shutil.copy(release / name, renewed / name)
     queue(site, "1" * 32)
     queue(site, "2" * 32, state="delivered")
     queue(site, "3" * 32, life=timedelta(seconds=-1))
@@ -148,11 +153,12 @@ def test_all_that_is_in_force_is_signed_by_the_new_key_and_nothing_else_is(site:
     assert (answer["old"], answer["new"]) == (old.fingerprint, new.fingerprint)
     store = site.server.store
     assert [is_signed_by(store, str(n) * 32, new) for n in (1, 2, 3, 4, 5, 7)] == [True, True, *[False] * 4]
-    assert (answer["actions"], answer["files"]) == (2, 4)
+    assert (answer["actions"], answer["files"]) == (2, 5)
     assert len(answer["problems"]) == 3
     assert done.stderr.count(b"not signed anew") == 3
     (release / "release.json.asc").unlink()
     verify_release(release, new)
+    verify_release(renewed, new)
     assert stat.S_IMODE((release / "penguindome-client-1.tar.asc").stat().st_mode) == 0o640
     manifest = site.paths.releases / "manifest.json"
     Manifest.load(manifest.read_bytes(), manifest.with_name("manifest.json.asc").read_bytes(), new)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -106,7 +107,8 @@ def _rotate(context: Context, store: Store, keyring: ServerKeyring, *, keep_old:
     with context.as_root():
         write_atomically(paths.keys / "server.fingerprint", signer.new.fingerprint + "\n", mode=0o600)
         write_atomically(paths.releases / "server.asc", signer.new.text, mode=0o644)
-        files = resigning.resign_files(signer, paths.releases)
+        with _nobody_publishes(paths):
+            files = resigning.resign_files(signer, paths.releases)
     after = _resign_actions(context, store, signer)
     published = _publish_anew(context, store, signer, now)
     with context.as_root():
@@ -169,6 +171,12 @@ def _resign_actions(context: Context, store: Store, signer: Signer) -> Resigned:
     with context.as_root():
         signatures, problems = resigning.renewed_actions(signer, actions)
     return Resigned(resigning.replace_signatures(store, actions, signatures), tuple(problems))
+
+
+def _nobody_publishes(paths: Paths) -> AbstractContextManager[Any]:
+    """Nobody else changes signed files of releases in this block."""
+    publishing = optional("penguindome_tools.releases.publication", "publishing")
+    return nullcontext() if publishing is None else publishing(paths)
 
 
 def _publish_anew(context: Context, store: Store, signer: Signer, now: datetime) -> bool:

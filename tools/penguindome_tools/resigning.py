@@ -77,8 +77,11 @@ def resign_files(signer: Signer, releases: Path) -> Resigned:
 
 
 def _signatures(releases: Path) -> Iterator[Path]:
-    """Detached signatures of release 0 and of all others; not of what is being made, whose names begin with a dot."""
-    for directory in (releases, *(path for path in sorted(releases.glob("[0-9]*")) if path.is_dir())):
+    """Detached signatures of release 0, of all others, and of manifests that were renewed (`renewed/N`); not of what is
+    being made, whose names begin with a dot.
+    """
+    numbered = [path for path in (*releases.glob("[0-9]*"), *releases.glob("renewed/[0-9]*")) if path.is_dir()]
+    for directory in (releases, *sorted(numbered)):
         for path in sorted(directory.iterdir()):
             # `server.asc` is a certificate: there is no file `server`.
             if path.suffix in SUFFIXES and path.name[0] != "." and path.with_suffix("").is_file():

@@ -54,12 +54,16 @@ class Identity:
         """
         return former_certificates(self.directory)
 
+    @property
+    def accepted_by(self) -> tuple[Certificate, ...]:
+        """The certificates by which what was accepted here may be signed, the one that is pinned now first."""
+        return (self.server_certificate, *self.former)
+
     def repin(self, certificate: Certificate) -> None:
         """Pin the certificate that a chain of statements led to. A crash at any instant leaves one of both pinned, and
         the old one good for what is in force. Raises OSError.
         """
-        old = self.server_certificate
-        texts = [old.text, *(each.text for each in self.former if each.fingerprint != old.fingerprint)]
+        texts = list(dict.fromkeys(each.text for each in self.accepted_by))
         write_atomically(self.directory / FORMER, json.dumps({"certificates": texts}), mode=0o600)
         write_atomically(self.directory / "server.asc", certificate.text, mode=0o600)
         self.__dict__["server_certificate"] = certificate
