@@ -41,6 +41,11 @@ class Site:
     names: set[Path] = field(default_factory=set)
 
     @property
+    def passphrase(self) -> Path:
+        """Where root may keep the passphrase of a backup."""
+        return self.victim.with_name("passphrase")
+
+    @property
     def own_directories(self) -> list[Path]:
         """The directories that the service user owns."""
         return [self.paths.server_state, self.paths.logs / "server", self.paths.runtime]

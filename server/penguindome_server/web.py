@@ -71,7 +71,7 @@ class Web:
                 releases=services.releases,
                 rollout=rollout,
                 open_deliveries=OpenDeliveries(store),
-                server_key=services.server_certificate.fingerprint,
+                server_key=services.server_key,
             ),
             health=Health(store),
             metrics=Metrics(store),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service_site import Site, service_site
+from service_site import USER_ID, Site, service_site
 
 COMMANDS = (
     ("setup", "--yes"),
@@ -22,6 +22,9 @@ COMMANDS = (
     ("patch", "remove", "plugins/x", "--all", "--yes"),
     ("log", "show"),
     ("log", "verify"),
+    ("keys", "list"),
+    ("keys", "rotate", "server", "--yes"),
+    ("keys", "rotate", "client", "--yes"),
 )
 FLEET = """
 import sys
@@ -32,6 +35,22 @@ store.close()
 """
 
 
+def backing_up(site: Site) -> tuple[str, ...]:
+    """The words that make a backup."""
+    return ("backup", str(site.victim.with_name("backup")), "--passphrase-file", str(site.passphrase))
+
+
+def restoring(site: Site) -> tuple[str, ...]:
+    """The words that restore it."""
+    name = str(site.victim.with_name("backup"))
+    return ("restore", name, "--passphrase-file", str(site.passphrase), "--yes", "--force")
+
+
+def commands(site: Site) -> tuple[tuple[str, ...], ...]:
+    """All commands that root is held to."""
+    return (*COMMANDS, backing_up(site), restoring(site))
+
+
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     """A server that root has set up, the service user has run, and root has looked at."""
@@ -39,7 +58,9 @@ def site() -> Iterator[Site]:
         made.serve_once()
         done = made.as_service(sys.executable, "-c", FLEET, f"sqlite://{made.paths.server_state}/store.sqlite")
         assert done.returncode == 0, done.stderr
-        for words in COMMANDS:
+        made.passphrase.write_text("correct horse\n")
+        made.passphrase.chmod(0o600)
+        for words in commands(made):
             done = made.as_root(*words)
             assert done.returncode == 0, (words, done.stderr)
         made.names = {path for directory in made.own_directories for path in directory.iterdir()}
@@ -116,7 +137,7 @@ def plant(site: Site, links: Mapping[Path, Path]) -> None:
 def root_leaves_alone(site: Site, victim: Path) -> None:
     """Run the commands as root, and hold each to having left the victim as it was, and said nothing of its contents."""
     before = everything(victim)
-    for words in COMMANDS:
+    for words in commands(site):
         done = site.as_root(*words)
         assert "geheim" not in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
@@ -130,6 +151,32 @@ def names_to_plant(site: Site) -> list[Path]:
     passing = {store.with_name(store.name + end) for end in ("-wal", "-shm", "-journal", "-queue", ".lock")}
     logs = {site.paths.logs / "server" / name for name in ("debug.log", "debug.log.1", "penguindome.log")}
     return sorted(site.names | passing | logs)
+
+
+def owners(site: Site) -> dict[str, tuple[int, int, int]]:
+    """Owner, group and mode of everything that a backup holds, and of the store."""
+    paths = site.paths
+    found: dict[str, tuple[int, int, int]] = {}
+    for directory in (paths.keys, paths.settings, paths.releases, paths.server_state):
+        for path in [directory, *sorted(directory.rglob("*"))]:
+            if not path.is_socket() and not path.name.endswith(("-wal", "-shm", "-queue", "lock", "~", "random_seed")):
+                status = path.lstat()
+                found[str(path)] = (status.st_uid, status.st_gid, status.st_mode)
+    return {name: values for name, values in found.items() if ".replaced-" not in name}
+
+
+def test_what_is_restored_belongs_to_whom_it_belonged_and_the_service_user_can_serve(site: Site) -> None:
+    plant(site, {})
+    site.serve_once()
+    before = owners(site)
+    assert before[str(site.paths.server_state / "store.sqlite")][:2] == (USER_ID, USER_ID)
+    assert site.as_root(*backing_up(site)).returncode == 0
+    for directory in (site.paths.keys, site.paths.settings, site.paths.releases, site.paths.server_state):
+        shutil.rmtree(directory)
+    done = site.as_root(*restoring(site))
+    assert done.returncode == 0, done.stderr
+    assert owners(site) == before
+    site.serve_once()
 
 
 def test_root_follows_no_link_that_the_service_user_planted_to_a_file(site: Site, victim: Path) -> None:

@@ -100,6 +100,11 @@ class Context:
         """The site's store, if this command has opened it."""
         return self.__dict__.get("store")
 
+    def forget_settings(self) -> None:
+        """Let settings and checks be read again: their files were replaced. The store must not have been opened."""
+        for name in ("settings", "checks"):
+            self.__dict__.pop(name, None)
+
     def become_service_user(self) -> None:
         """Give up root for the user that owns the server's state: before the store's files are touched."""
         if os.geteuid() != 0 or not self.paths.server_state.is_dir():

@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -115,6 +115,16 @@ def _begin_wal(connection: sqlite3.Connection, wait: float) -> None:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                 raise
         time.sleep(0.005)
+
+
+def copy_into(connection: sqlite3.Connection, path: Path) -> None:
+    """Copy the database into the empty file `path`, as of one moment; writers of the database are not held up. The copy
+    is on disk, and needs no log beside it, when this returns. Raises sqlite3's errors, or ours for the copy's.
+    """
+    with errors_of(path), closing(sqlite3.connect(path, isolation_level=None)) as target:
+        # All in one step: what others commit meanwhile would make it begin again.
+        connection.backup(target, pages=-1)
+        target.execute("PRAGMA journal_mode = DELETE")
 
 
 class Readers:

@@ -11,7 +11,6 @@ from typing import Any
 import click
 
 from penguindome.errors import PenguinDomeError, UsageError
-from penguindome.openpgp import Certificate
 from penguindome_server import halting
 from penguindome_server.enrolment import find_client
 from penguindome_server.rollout import offered

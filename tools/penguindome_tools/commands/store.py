@@ -101,14 +101,17 @@ def copy_command(context: Context, *, source: str, target: str, as_json: bool) -
 
 
 def _uri(context: Context, word: str) -> str:
-    if word == "settings":
-        return str(context.settings["database.uri"])
-    if word.startswith("@"):
-        try:
-            return read_limited(Path(word[1:]), _LONGEST_URI).decode().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{word[1:]} cannot be read: {error}", hint="it must hold the URI of a store") from error
-    return word
+    return str(context.settings["database.uri"]) if word == "settings" else given_uri(word)
+
+
+def given_uri(word: str) -> str:
+    """A URI as it was typed, or the one in a file (`@FILE`). Raises UsageError."""
+    if not word.startswith("@"):
+        return word
+    try:
+        return read_limited(Path(word[1:]), _LONGEST_URI).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{word[1:]} cannot be read: {error}", hint="it must hold the URI of a store") from error
 
 
 def _shown(documents: Iterator[Document], count: int, label: str) -> Iterator[Document]:
