@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import needs
+from client_packages import PLUGINS, TREE, carry, command
 from needs import require_program
 from penguindome import json
 from penguindome.files import FileLock
@@ -28,7 +29,6 @@ from penguindome_server.store import open_store
 from penguindome_tools.installation import recorded_fingerprint
 from penguindome_tools.releases.publication import current
 from penguindome_tools.releases.unpacking import unpack
-from release_material import PLUGINS, TREE, carry, command
 
 CREATE = ("release", "create", "--yes")
 

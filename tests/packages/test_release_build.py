@@ -15,12 +15,12 @@ import pytest
 
 from arch_stand_ins import pacman, stand_ins
 from built import debian_packages, pacman_packages
+from client_packages import command
 from needs import require_program
 from penguindome import json
 from penguindome.manifest import Manifest
 from penguindome.openpgp import Certificate
 from penguindome.paths import Paths
-from release_material import command
 from roots import Root, differences, fresh_root, require_roots
 
 pytestmark = pytest.mark.timeout(900)
