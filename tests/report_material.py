@@ -112,8 +112,8 @@ class Machine:
         self.checks = checks()
         self.limits = Limits()
 
-    def report(self, *, after: timedelta = MINUTE, **values: Any) -> Receipt:
-        """Send the next report, `after` the last one."""
+    def report(self, *, after: timedelta = MINUTE, due_release: int | None = None, **values: Any) -> Receipt:
+        """Send the next report, `after` the last one, to a server that offers `due_release`."""
         self.now += after
         self.number += 1
         made = report(
@@ -121,9 +121,9 @@ class Machine:
             self.token,
             **{"hostname": self.hostname, "sent_at": self.now, "report_id": self._id(), **values},
         )
-        return self.send(made)
+        return self.send(made, due_release=due_release)
 
-    def send(self, made: Report) -> Receipt:
+    def send(self, made: Report, *, due_release: int | None = None) -> Receipt:
         """Send this report."""
         receipt = receive(
             self.store,
@@ -133,6 +133,7 @@ class Machine:
             address=self.address,
             now=self.now,
             limits=self.limits,
+            due_release=due_release,
         )
         self.token = receipt.exchange_token
         return receipt

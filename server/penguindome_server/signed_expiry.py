@@ -13,6 +13,7 @@ from penguindome.files import read_limited
 from penguindome.paths import Paths
 from penguindome_server.repository_index import index_times
 from penguindome_server.server_issues import Expiring, SignedThing
+from penguindome_server.signed_files import RENEWED
 
 FILE_BYTES = 16 << 20
 
@@ -38,8 +39,10 @@ def _signed_files(paths: Paths, releases: Iterable[int]) -> Iterator[tuple[str, 
     yield "the indices of the repositories", paths.repository / "current"
     yield "the manifest of the clients' packages", paths.releases / "manifest.json"
     for release in releases:
-        for name in ("manifest", "release"):
-            yield f"{name}.json of release {release}", paths.releases / str(release) / f"{name}.json"
+        yield f"the description of release {release}", paths.releases / str(release) / "release.json"
+        renewed = paths.releases / RENEWED / str(release) / "manifest.json"
+        original = paths.releases / str(release) / "manifest.json"
+        yield f"the manifest of release {release}", renewed if renewed.exists() else original
 
 
 def _times(name: str, path: Path) -> SignedThing | None:

@@ -21,6 +21,8 @@ log = get_logger(__name__)
 FILE_BYTES = 16 << 20
 LOOK_SECONDS = 0.5
 REMEMBER_AT_MOST = 64
+RENEWED = "renewed"
+"""Directory below `releases/`: manifests of releases (`N/manifest.json`) that were signed anew before they expired."""
 
 T = TypeVar("T")
 
@@ -115,41 +117,43 @@ class DescriptionFile(SignedFile[SignedDescription]):
 
 
 class SignedReleases:
-    """The releases below `releases/`, by number. None is one whose files are missing, or not signed by the key."""
+    """The releases below `releases/`, by number. None is one whose files are missing, or not signed by the key.
+
+    The manifest of a release is the one in its packages, or, once that was signed anew, the one in `RENEWED`.
+    """
 
     def __init__(self, directory: Path, certificate: Certificate) -> None:
         self._directory = directory
         self._certificate = certificate
         self._descriptions: dict[int, DescriptionFile] = {}
-        self._manifests: dict[int, ManifestFile] = {}
+        self._manifests: dict[int, tuple[ManifestFile, ManifestFile]] = {}
 
     def description(self, number: int) -> SignedDescription | None:
         """The description of this release."""
-        file = self._descriptions.get(number)
-        if file is None:
-            place = self._place(number)
-            if place is None:
+        if number not in self._descriptions:
+            if not self._is_here(number):
                 return None
-            file = DescriptionFile(place, number, self._certificate)
+            file = DescriptionFile(self._directory / str(number), number, self._certificate)
             _remember(self._descriptions, number, file)
-        return file.current()
+        return self._descriptions[number].current()
 
     def manifest(self, number: int) -> SignedManifest | None:
-        """The newest manifest of this release: it may have been signed anew since the packages were made."""
-        file = self._manifests.get(number)
-        if file is None:
-            place = self._place(number)
-            if place is None:
+        """The newest manifest of this release."""
+        if number not in self._manifests:
+            if not self._is_here(number):
                 return None
-            file = ManifestFile(place, self._certificate)
-            _remember(self._manifests, number, file)
-        found = file.current()
-        return found if found is not None and found.release == number else None
+            places = (self._directory / RENEWED / str(number), self._directory / str(number))
+            renewed, original = (ManifestFile(place, self._certificate) for place in places)
+            _remember(self._manifests, number, (renewed, original))
+        for file in self._manifests[number]:
+            found = file.current()
+            if found is not None and found.release == number:
+                return found
+        return None
 
-    def _place(self, number: int) -> Path | None:
-        """The directory of a release; None if it is not here. Clients name any numbers: those are not remembered."""
-        place = self._directory / str(number)
-        return place if place.is_dir() else None
+    def _is_here(self, number: int) -> bool:
+        """Clients name any numbers: those of no release are not remembered."""
+        return (self._directory / str(number)).is_dir()
 
 
 def _remember(files: dict[int, T], number: int, file: T) -> None:

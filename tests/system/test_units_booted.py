@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(900)
 
 HEALTH = "https://penguindome.example.org:{}/penguindome/v1/healthz"
 CA = "/var/lib/penguindome/tls/server.crt"
-MOST = {"penguindome-server": 15, "penguindome-audit": 15, "penguindome-client": 25}
+MOST = {"penguindome-server": 15, "penguindome-audit": 15, "penguindome-repository": 25, "penguindome-client": 25}
 
 # Every collector, as the client runs it; all that they print goes to the file that is named.
 LOOK = """
@@ -98,6 +98,35 @@ def test_in_the_sandbox_of_the_server_neither_keys_nor_homes_can_be_read(machine
     machine.root.write("/opt/try.sh", "for place; do ls -A $place && exit 1; done; touch /etc/x && exit 1; exit 0\n")
     closed = "/var/lib/penguindome/keys /var/lib/penguindome/client /home /root"
     in_the_place_of(machine, "penguindome-server.service", f"/bin/sh /opt/try.sh {closed}")
+
+
+def in_release(machine: Machine) -> str:
+    return machine.run("cat", "/var/lib/penguindome/repo/current/apt/dists/stable/InRelease", user="penguindome").stdout
+
+
+def test_what_expires_is_signed_anew_by_a_timer_within_its_sandbox(machine: Machine) -> None:
+    enabled = machine.run("systemctl", "is-enabled", "penguindome-repository.timer").stdout
+    assert enabled == "enabled\n"
+    assert "Valid-Until: " in in_release(machine)
+    machine.run("systemctl", "start", "penguindome-repository.service")
+    before = in_release(machine)
+    python = "/usr/lib/penguindome/server/venv/bin/python"
+    refresh = f"{python} -I -m penguindome_tools.cli release refresh --force"
+    in_the_place_of(machine, "penguindome-repository.service", refresh)
+    assert in_release(machine) != before
+    said = machine.journal("instead.service")
+    assert "signed anew: the indices of the repositories" in said
+    assert "signed anew: the manifest of the clients' packages" in said
+    # Nothing of root's is left among what the service user owns.
+    found = machine.run("find", "/var/lib/penguindome/server", "/var/log/penguindome/server", "-user", "root")
+    assert found.stdout == ""
+    assert machine.run("pgrep", "-a", "gpg-agent", check=False).stdout == ""
+
+
+def test_in_the_sandbox_of_what_signs_neither_homes_nor_settings_can_be_written(machine: Machine) -> None:
+    machine.root.write("/opt/write.sh", "for place; do touch $place/x 2>/dev/null && exit 1; done; exit 0\n")
+    closed = "/etc /etc/penguindome /root /home /usr/lib/penguindome /var/lib/penguindome/server"
+    in_the_place_of(machine, "penguindome-repository.service", f"/bin/sh /opt/write.sh {closed}")
 
 
 def test_home_directories_are_hidden_from_collectors(machine: Machine) -> None:

@@ -18,6 +18,7 @@ from penguindome_tools.units import drop_ins, write_drop_ins
 DEBIAN = Path(__file__).parents[2] / "debian"
 SERVER = DEBIAN / "penguindome-server.service"
 AUDIT = DEBIAN / "penguindome-server.penguindome-audit.service"
+REPOSITORY = DEBIAN / "penguindome-server.penguindome-repository.service"
 CLIENT = DEBIAN / "penguindome-client.service"
 
 
@@ -34,7 +35,11 @@ def texts(paths: Paths, **values: Any) -> dict[str, str]:
     return {path.parent.name.removesuffix(".d"): text for path, text in found.items() if text}
 
 
-@pytest.mark.parametrize(("unit", "most"), [(SERVER, 15), (AUDIT, 15), (CLIENT, 25)], ids=["server", "audit", "client"])
+@pytest.mark.parametrize(
+    ("unit", "most"),
+    [(SERVER, 15), (AUDIT, 15), (REPOSITORY, 25), (CLIENT, 25)],
+    ids=["server", "audit", "repository", "client"],
+)
 def test_units_are_hardened(unit: Path, most: int) -> None:
     """As `systemd-analyze security` rates them: 100 is wide open, 0 is best."""
     program = require_program("systemd-analyze")
@@ -86,11 +91,12 @@ def test_the_client_is_limited_in_memory_and_processor() -> None:
 @pytest.mark.parametrize("name", ["penguindome-server.cron.d", "penguindome-client.cron.d"])
 def test_cron_does_nothing_where_systemd_runs(name: str) -> None:
     jobs = [line for line in (DEBIAN / name).read_text().splitlines() if line and line[0] in "*0123456789"]
-    assert len(jobs) == 1
-    command = jobs[0].split(maxsplit=6)[6]
-    assert command.startswith("[ -d /run/systemd/system ] ||")
-    # To cron, an unescaped % ends the command.
-    assert "%" not in command
+    assert len(jobs) == (2 if "server" in name else 1)
+    for job in jobs:
+        command = job.split(maxsplit=6)[6]
+        assert command.startswith("[ -d /run/systemd/system ] ||")
+        # To cron, an unescaped % ends the command.
+        assert "%" not in command
 
 
 def test_plain_settings_need_no_drop_in(paths: Paths) -> None:
@@ -123,7 +129,7 @@ def test_a_store_and_a_log_elsewhere_may_be_written_by_server_and_audit(paths: P
         logging__handler="file",
         logging__file__path="/var/log/site/p.log",
     )
-    for unit in (SERVER.name, "penguindome-audit.service"):
+    for unit in (SERVER.name, "penguindome-audit.service", "penguindome-repository.service"):
         assert 'ReadWritePaths="/srv/pengu in"\nReadWritePaths="/var/log/site"\n' in found[unit]
 
 

@@ -16,12 +16,13 @@ from urllib.parse import urlsplit
 from penguindome import manifest, processes, systemd
 from penguindome.errors import PenguinDomeError, UsageError
 from penguindome.files import ensure_directory, write_atomically
-from penguindome.openpgp import DeviceKey, ServerKeyring
+from penguindome.openpgp import Certificate, DeviceKey, ServerKeyring
 from penguindome.paths import Paths
 from penguindome.settings import Settings, read_fragment, write_fragment
 from penguindome_server.settings import load_server_settings
 from penguindome_tools import units
 from penguindome_tools.answers import FRAGMENT, self_signed_files
+from penguindome_tools.releases import publication
 
 SERVICE_USER = "penguindome"
 MANIFEST_LIFE = timedelta(days=365)
@@ -169,12 +170,42 @@ def recorded_fingerprint(paths: Paths) -> str | None:
         return None
 
 
-def sign_manifest(paths: Paths, tree: Path, *, now: datetime) -> bool:
-    """Sign the manifest of the plugins in `tree`, if it would differ from the published one; says whether it did.
+def sign_manifest(paths: Paths, tree: Path, *, now: datetime, force: bool = False) -> bool:
+    """Sign the manifest of the plugins in `tree`, if it would differ from the published one, if that is by another key
+    or past half of its life, or with `force`; says whether it did.
 
     `tree` is what lies under `/usr/lib/penguindome/client` on clients; release 0 is what packages ship. Raises
     UsageError when the tree holds no plugins.
     """
+    data = _manifest_to_sign(paths, tree, now=now, force=force)
+    if data is None:
+        return False
+    with ServerKeyring(paths.keys / "gnupg") as keyring:
+        signature = keyring.sign(data, recorded_fingerprint(paths) or "")
+    published = paths.releases / "manifest.json"
+    # The signature goes first: a server that starts in between sees a pair that does not fit, refuses it, and says so.
+    write_atomically(published.with_name("manifest.json.asc"), signature, mode=0o644)
+    write_atomically(published, data, mode=0o644)
+    return True
+
+
+def make_repositories(paths: Paths, settings: Settings, *, now: datetime) -> None:
+    """Publish empty repositories unless there are any: `apt update` finds nothing wrong before the first release."""
+    if publication.current(paths) is not None:
+        return
+    with ServerKeyring(paths.keys / "gnupg") as keyring:
+        valid_for = settings["releases.valid_for"]
+        publication.publish(
+            paths, keyring, recorded_fingerprint(paths) or "", releases=(), now=now, valid_for=valid_for
+        )
+
+
+def manifest_is_due(paths: Paths, tree: Path, *, now: datetime, force: bool = False) -> bool:
+    """Whether `sign_manifest` would sign. Raises UsageError when the tree holds no plugins."""
+    return _manifest_to_sign(paths, tree, now=now, force=force) is not None
+
+
+def _manifest_to_sign(paths: Paths, tree: Path, *, now: datetime, force: bool) -> bytes | None:
     names = sorted(
         str(path.relative_to(tree))
         for path in (tree / "plugins").glob("*")
@@ -186,13 +217,16 @@ def sign_manifest(paths: Paths, tree: Path, *, now: datetime) -> bool:
         )
     data = manifest.build(tree, names, kind="release", release=0, issued_at=now, expires_at=now + MANIFEST_LIFE)
     published = paths.releases / "manifest.json"
-    if _same_files(published, data) and published.with_name("manifest.json.asc").exists():
+    return None if not force and _same_files(published, data) and _is_signed(paths, published) else data
+
+
+def _is_signed(paths: Paths, published: Path) -> bool:
+    """Whether its signature is there, and by the key in use."""
+    try:
+        signature = published.with_name("manifest.json.asc").read_bytes()
+        Certificate.from_text((paths.releases / "server.asc").read_bytes()).verify(published.read_bytes(), signature)
+    except (OSError, PenguinDomeError):
         return False
-    with ServerKeyring(paths.keys / "gnupg") as keyring:
-        signature = keyring.sign(data, recorded_fingerprint(paths) or "")
-    # The signature goes first: a server that starts in between sees a pair that does not fit, refuses it, and says so.
-    write_atomically(published.with_name("manifest.json.asc"), signature, mode=0o644)
-    write_atomically(published, data, mode=0o644)
     return True
 
 

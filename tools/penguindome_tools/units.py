@@ -1,7 +1,8 @@
 """What the settings ask of systemd: drop-ins for our units, which `penguindome setup` writes.
 
-The units run as the service user, and see little of the machine. What a setting needs beyond that is given here and
-nowhere else: private keys of TLS as credentials, the capability for ports below 1024, directories outside our own.
+The units run as the service user, or as root with next to no capabilities, and see little of the machine. What a setting
+needs beyond that is given here and nowhere else: private keys of TLS as credentials, the capability for ports below
+1024, directories outside our own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from penguindome_server.ports import Port, ports_of
 SERVER = "penguindome-server.service"
 AUDIT = "penguindome-audit.service"
 AUDIT_TIMER = "penguindome-audit.timer"
+REPOSITORY = "penguindome-repository.service"
+REPOSITORY_TIMER = "penguindome-repository.timer"
 DROP_IN = "10-setup.conf"
 LOWEST_FREE_PORT = 1024
 SHIPPED_INTERVAL = timedelta(hours=1)
@@ -37,6 +40,7 @@ def drop_ins(settings: Settings, paths: Paths) -> dict[Path, str]:
         for unit, section, lines in (
             (SERVER, "Service", [*_credentials(ports), *_low_ports(ports), *outside]),
             (AUDIT, "Service", outside),
+            (REPOSITORY, "Service", outside),
             (AUDIT_TIMER, "Timer", _timer(settings["audit.interval"])),
         )
     }

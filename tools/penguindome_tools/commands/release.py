@@ -11,10 +11,12 @@ from typing import Any
 import click
 
 from penguindome.errors import PenguinDomeError, UsageError
+from penguindome_server import halting
 from penguindome_server.enrolment import find_client
 from penguindome_server.rollout import offered
 from penguindome_server.store import Document
 from penguindome_tools.acts import administrative
+from penguindome_tools.commands import release_rollout
 from penguindome_tools.context import Context, pass_context
 from penguindome_tools.output import confirm, json_option, print_fields, print_json, print_table, progress, safe
 from penguindome_tools.releases import completion, records
@@ -46,6 +48,9 @@ def command() -> None:
       penguindome release rollback                   the content before, as a new release
     """
 
+
+for _each in (release_rollout.promote, release_rollout.halt, release_rollout.resume, release_rollout.refresh):
+    command.add_command(_each)
 
 _message_option = click.option("--message", default="", help="What this release is for; shown by `release list`.")
 _yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
@@ -166,6 +171,7 @@ def show_command(context: Context, *, number: int, as_json: bool) -> None:
     document = records.one(context.store, number)
     shown = _row(document, _running(context))
     shown |= {name: value for name, value in document.items() if not name.startswith("_") and name not in shown}
+    shown["tried"], shown["failed"] = halting.outcomes(context.store, number, since=document.get("resumed_at"))
     directory = context.paths.releases / str(number)
     files = sorted(path for path in directory.glob("*") if path.is_file())
     shown["files"] = [{"name": path.name, "bytes": path.stat().st_size} for path in files]

@@ -95,7 +95,7 @@ def command(
     if asks and systemd.has_unit(context.paths, units.SERVER):
         start = click.confirm("Start the server, now and at each boot?", default=True)
     if start:
-        systemd.start(units.SERVER, units.AUDIT_TIMER)
+        systemd.start(units.SERVER, units.AUDIT_TIMER, units.REPOSITORY_TIMER)
     # A package's script is followed by the start of the service.
     starts = start or "DPKG_MAINTSCRIPT_PACKAGE" in os.environ
     click.echo(f"next: {'' if starts else 'start the server, then: '}penguindome enrolment export FILE")
@@ -148,6 +148,7 @@ def _set_up(
     for warning in installation.warnings(paths, settings, values):
         click.echo(f"warning: {warning}", err=True)
     signed = installation.sign_manifest(paths, client_tree or installation.client_tree(paths), now=context.clock())
+    installation.make_repositories(paths, settings, now=context.clock())
     click.echo(f"server key:    {identity.server_fingerprint}")
     click.echo(f"enrolment key: {identity.enrolment_fingerprint}")
     click.echo(f"clients reach this server at {settings['server.url']}")

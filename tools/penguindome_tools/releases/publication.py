@@ -23,9 +23,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
-from penguindome.errors import InvalidData
-from penguindome.files import AlreadyRunning, FileLock, ensure_directory, sync_directory
+from penguindome import json
+from penguindome.errors import InvalidData, PenguinDomeError
+from penguindome.files import AlreadyRunning, FileLock, ensure_directory, read_limited, sync_directory, write_atomically
 from penguindome.logging import get_logger
 from penguindome.openpgp import ServerKeyring
 from penguindome.paths import Paths
@@ -43,6 +45,9 @@ log = get_logger(__name__)
 VALID_FOR = timedelta(days=30)
 KEEP_FOR = timedelta(hours=1)
 WAIT_SECONDS = 120.0
+RECORD = "publication.json"
+"""What a publication offers, for ourselves: it lies beside what is served."""
+LONGEST_RECORD = 1 << 16
 # apt refuses a date that is more than ten seconds ahead of its clock.
 AHEAD_AT_MOST = timedelta(seconds=8)
 
@@ -157,6 +162,16 @@ def publish_locked(
     return directory
 
 
+def in_force(paths: Paths) -> list[int] | None:
+    """The releases that the publication in force offers, newest first; None when there is none that can be read."""
+    try:
+        content: Any = json.loads(read_limited(paths.repository / "current" / RECORD, LONGEST_RECORD))
+    except (PenguinDomeError, OSError):
+        return None
+    releases = content.get("releases") if isinstance(content, dict) else None
+    return releases if isinstance(releases, list) else None
+
+
 def _build(
     directory: Path,
     offered: Sequence[ReleaseFiles],
@@ -179,6 +194,8 @@ def _build(
         earlier=[older / "apt" for older in earlier],
     )
     write_arch(arch, pacmans, signer)
+    record = {"releases": [release.description.release for release in offered]}
+    write_atomically(directory / RECORD, json.dumps(record), mode=0o644)
     _date_files(directory, signed_at)
     for name, _, _ in os.walk(directory):
         sync_directory(Path(name))
@@ -242,8 +259,8 @@ def _put_in_force(paths: Paths, directory: Path) -> None:
 def _remove_leftovers(paths: Paths, publications: Path) -> None:
     """What a run that was killed left behind: it was never in force."""
     (paths.repository / "current.new").unlink(missing_ok=True)
-    in_force = current(paths)
-    newest = int(in_force.name) if in_force else 0
+    there = current(paths)
+    newest = int(there.name) if there else 0
     for directory in publications.iterdir():
         if not _NUMBER.fullmatch(directory.name) or int(directory.name) > newest:
             shutil.rmtree(directory)
