@@ -1,8 +1,8 @@
 """What the settings ask of systemd: drop-ins for our units, which `penguindome setup` writes.
 
-The units run as the service user, or as root with next to no capabilities, and see little of the machine. What a setting
-needs beyond that is given here and nowhere else: private keys of TLS as credentials, the capability for ports below
-1024, directories outside our own.
+The units run as the service user, or as root with next to no capabilities, and see little of the machine. What a
+setting needs beyond that is given here and nowhere else: private keys of TLS as credentials, the capability for ports
+below 1024, directories outside our own.
 """
 
 from __future__ import annotations
