@@ -24,7 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from penguindome import json, manifest
+from penguindome import json, manifest, rotation
 from penguindome.bundle import Bundle
 from penguindome.client import minute
 from penguindome.client.context import Client
@@ -93,6 +93,9 @@ class Peer:
         self.patches: list[dict[str, str]] = []
         self.signed_manifest: tuple[str, str] | None = None
         self.shown_certificate: str | None = None
+        self.server_key_hint: str | None = None
+        self.statements: list[Any] = []
+        self.looked_up: list[str] = []
         self.clock: Clock = utc_now
         self.on_request: Callable[[str], None] = lambda endpoint: None
         self.released = threading.Event()
@@ -142,6 +145,17 @@ class Peer:
             expires_at=expires_at or issued_at + timedelta(days=90),
         )  # fmt: skip
         self.signed_manifest = (text.decode(), (signer or self.server_key).sign(text).decode())
+
+    def rotate(self, *, signer: DeviceKey | None = None) -> DeviceKey:
+        """Take a new server key, as `penguindome keys rotate server` does; returns the old one."""
+        old, self.server_key = self.server_key, DeviceKey.generate("server")
+        text = rotation.build(old.certificate, self.server_key.certificate, issued_at=self.clock())
+        self.statements.append({"text": text.decode(), "signature": (signer or old).sign(text).decode()})
+        self.server_key_hint = self.server_key.certificate.fingerprint
+        if self.signed_manifest is not None:
+            manifest_text = self.signed_manifest[0]
+            self.signed_manifest = (manifest_text, self.server_key.sign(manifest_text.encode()).decode())
+        return old
 
     def answer(self, endpoint: str, fields: Mapping[str, bytes]) -> tuple[int, dict[str, Any]]:
         """What a server that works answers."""
@@ -202,6 +216,8 @@ class Peer:
 
     def _news(self, held: str | None) -> dict[str, Any]:
         news: dict[str, Any] = {"status": "current", "current_release": 0, "release": None, "patches": self.patches}
+        if self.server_key_hint is not None:
+            news["server_key"] = self.server_key_hint
         if self.signed_manifest is not None:
             text, signature = self.signed_manifest
             news["manifest"] = {"text": text, "signature": signature}
@@ -232,7 +248,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None:
             self._misbehave(fault)
             return
-        answer = {"server_certificate": self.peer.shown_certificate or self.peer.server_key.certificate.text}
+        self.peer.looked_up.append(endpoint)
+        shown = self.peer.shown_certificate or self.peer.server_key.certificate.text
+        answer = {"server_certificate": shown, "statements": self.peer.statements}
         self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
     def do_POST(self) -> None:

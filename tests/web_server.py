@@ -21,6 +21,7 @@ from typing import Any
 import requests
 from urllib3.filepost import encode_multipart_formdata
 
+from needs import require_program
 from penguindome import json
 from penguindome.openpgp import DeviceKey
 from penguindome.paths import ROOT_VARIABLE, Paths
@@ -46,6 +47,18 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def certificate(directory: Path, name: str) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1, and its key."""
+    openssl = require_program("openssl")
+    crt, key = directory / f"{name}.crt", directory / f"{name}.key"
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key,
+         "-out", crt, "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"],
+        check=True, capture_output=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    return crt, key
 
 
 class Server:

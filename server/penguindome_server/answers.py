@@ -9,6 +9,7 @@ from typing import Any
 
 from penguindome import json
 from penguindome_server.refusals import Refusal
+from penguindome_server.sending import FileRegion
 
 JSON = "application/json"
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
@@ -16,12 +17,13 @@ _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in H
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer."""
+    """One answer. A `region` of a file is sent in place of `body`."""
 
     status: int
     body: bytes
     content_type: str = JSON
     headers: tuple[tuple[str, str], ...] = ()
+    region: FileRegion | None = None
 
     @property
     def status_line(self) -> str:
@@ -30,7 +32,10 @@ class Answer:
 
     def header_list(self) -> list[tuple[str, str]]:
         """The headers as WSGI wants them."""
-        return [("Content-Type", self.content_type), ("Content-Length", str(len(self.body))), *self.headers]
+        if self.status == 304:  # it would be the length of what is not sent
+            return list(self.headers)
+        length = len(self.body) if self.region is None else self.region.length
+        return [("Content-Type", self.content_type), ("Content-Length", str(length)), *self.headers]
 
 
 def json_answer(document: Mapping[str, Any], status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> Answer:

@@ -1,6 +1,7 @@
 """The periodic audit: what time alone brings, what changed checks bring, and what a crash left over.
 
-1. Outboxes that nobody has finished are finished, expired enrolment tokens are deleted.
+1. Outboxes that nobody has finished are finished, expired enrolment tokens are deleted; actions that have expired, or
+   wait for a client that has left the fleet, are ended (`action_ends.tidy`).
 2. Clients whose last report was evaluated with other checks are evaluated again; issues that do not fit what is
    known of a client are mended.
 3. `not-reporting`: nothing reported for `not_reporting_after` (by the calendar; the issue's grace period is
@@ -27,7 +28,15 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from penguindome_server import audit_changes, duplicates, halting, outbox, rollout, server_issues
+from penguindome_server import (
+    action_ends,
+    audit_changes,
+    duplicates,
+    halting,
+    outbox,
+    rollout,
+    server_issues,
+)
 from penguindome_server.audit_changes import Findings
 from penguindome_server.business_time import BusinessTime, Values, from_settings
 from penguindome_server.checks import CheckSet
@@ -124,6 +133,7 @@ def audit(
     """
     _delete_expired_tokens(store, now)
     halting.halt_failing(store, percent=settings.halt_after_failures, now=now)
+    ended = action_ends.tidy(store, now=now)
     grace = Grace(checks, settings.business, now)
     listed = list(list_issues(store, grace))
     opened = _by_client(listed)
@@ -154,7 +164,7 @@ def audit(
         in_grace=[issue for issue in listed if issue.in_grace],
         warnings=[*_warnings(survey, settings), *_halted(store)],
         clients=survey.clients,
-        changed=changed,
+        changed=changed + ended,
     )
 
 

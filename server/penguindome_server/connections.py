@@ -10,6 +10,7 @@ from typing import Any
 
 from penguindome import json
 from penguindome_server.framing import BadRequest, Framing
+from penguindome_server.sending import Outgoing
 
 READ_BYTES = 65536
 READ_AT_ONCE = 16
@@ -42,6 +43,8 @@ class Connection:
         "handshaking",
         "limit",
         "lingering",
+        "memory",
+        "outgoing",
         "peer",
         "pending",
         "server",
@@ -63,6 +66,10 @@ class Connection:
         self.fresh = True
         # The whole request that is being answered, empty while none is.
         self.pending = b""
+        # The answer that is being sent, if one is.
+        self.outgoing: Outgoing | None = None
+        # What requests of this connection leave for those that follow.
+        self.memory: dict[str, Any] = {}
         # What the worker's budget knows of `held_bytes`.
         self.accounted = 0
 
@@ -98,8 +105,9 @@ class Connection:
 
     @property
     def held_bytes(self) -> int:
-        """How many bytes of its client this keeps in memory."""
-        return len(self.buffer) + len(self.pending)
+        """How many bytes from and for its client this keeps in memory."""
+        outgoing = 0 if self.outgoing is None else self.outgoing.held_bytes
+        return len(self.buffer) + len(self.pending) + outgoing
 
     def say(self, data: bytes) -> None:
         """Send a few bytes if the socket takes them at once; else they are lost, which a connection that is closed next
@@ -110,19 +118,6 @@ class Connection:
         except OSError:
             pass
 
-    def send(self, data: bytes, timeout: float) -> None:
-        """Send all of an answer, within `timeout` seconds. Blocks; for threads. Raises OSError."""
-        try:
-            sent = self.sock.send(data)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            sent = 0
-        if sent < len(data):
-            self.sock.settimeout(timeout)
-            try:
-                self.sock.sendall(memoryview(data)[sent:])
-            finally:
-                self.sock.setblocking(False)
-
     def end_writing(self) -> None:
         """Tell the other end that nothing more will come, so that it reads the answer to the end."""
         try:
@@ -131,7 +126,9 @@ class Connection:
             pass
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket, and the file that was being sent."""
+        if self.outgoing is not None:
+            self.outgoing.close()
         try:
             self.sock.close()
         except OSError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from penguindome_server.store import Collection, Store, StoreUnavailable, open_store
@@ -65,6 +66,10 @@ class DeferredStore:
     def check(self) -> list[str]:
         """Problems found in structure and contents."""
         return self.opened().check()
+
+    def snapshot(self, path: Path) -> bool:
+        """Write a copy as of one moment, if the engine can."""
+        return self.opened().snapshot(path)
 
     def ping(self) -> None:
         """Raise StoreUnavailable when the store cannot serve reads now."""

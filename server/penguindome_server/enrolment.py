@@ -7,6 +7,9 @@ Replacing: `approve(NEW, replaces=OLD)` is for a machine that was installed anew
 successor in `replaced_by`; NEW names OLD in `replaces` and takes over the parameters that administrators set. The audit
 trail stays where it is, under the key that signed it: who wants the whole history of a machine follows `replaces`
 (`predecessors`). OLD's open issues are closed, because NEW's first report finds what is still true.
+
+What waits for a client that is rejected, revoked or replaced is cancelled: it was signed for that key, and no other. A
+crash between the two is mended by the audit.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any
 
 from penguindome.errors import UsageError
 from penguindome.logging import get_logger
+from penguindome_server.action_ends import cancel_for_client
 from penguindome_server.duplicates import settle_hostname
 from penguindome_server.issues import close_all_issues
 from penguindome_server.store import Document, Store
@@ -121,16 +125,19 @@ def approve(store: Store, client_id: str, *, who: str, now: datetime, replaces: 
 def reject(store: Store, client_id: str, *, who: str, now: datetime) -> Document:
     """Refuse a client that waits, for good. Returns the client. Raises UsageError."""
     document = _decide(store, client_id, {"pending": "rejected"}, {"rejected_at": now, "rejected_by": who})
+    cancel_for_client(store, client_id, who=who, now=now)
     log.info("{} rejected client {} ({})", who, client_id, document["hostname"])
     return document
 
 
 def revoke(store: Store, client_id: str, *, who: str, now: datetime) -> Document:
-    """Refuse an enrolled client from now on; its repository credentials die with it. Returns the client. Raises
-    UsageError.
+    """Refuse an enrolled client from now on; its repository credentials, and what waits for it, die with it.
+
+    Returns the client. Raises UsageError.
     """
     values = {"revoked_at": now, "revoked_by": who, "repository_secret_hash": None}
     document = _decide(store, client_id, {"enrolled": "revoked"}, values)
+    cancel_for_client(store, client_id, who=who, now=now)
     close_all_issues(store, client_id, who=who, now=now, reason="client-gone")
     settle_hostname(store, document["hostname"], cause=f"revocation of {client_id}", now=now)
     log.info("{} revoked client {} ({})", who, client_id, document["hostname"])
@@ -178,6 +185,7 @@ def _require_replaceable(store: Store, client_id: str, replaces: str) -> None:
 def _retire(store: Store, old_id: str, new_id: str, *, who: str, now: datetime) -> None:
     values = {"replaced_at": now, "replaced_by": new_id, "repository_secret_hash": None}
     change_state(store, old_id, {"enrolled": "replaced", "revoked": "replaced"}, values)
+    cancel_for_client(store, old_id, who=who, now=now)
     _move_parameters(store, old_id, new_id)
     close_all_issues(store, old_id, who=who, now=now, reason="client-gone")
 

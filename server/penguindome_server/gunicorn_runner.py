@@ -23,6 +23,7 @@ from penguindome import logging
 from penguindome.errors import PenguinDomeError
 from penguindome.files import ensure_directory
 from penguindome.paths import Paths
+from penguindome_server import running
 from penguindome_server.deferred_store import DeferredStore
 from penguindome_server.listening import BACKLOG, listen_all
 from penguindome_server.metrics_directory import prepare_directory, worker_ended
@@ -58,6 +59,7 @@ def serve(paths: Paths, server: type[Server] | None = None) -> None:
     _close_stdin()
     _raise_file_limit()
     ensure_directory(paths.runtime, 0o755)
+    running.hold(paths)
     prepare_directory(paths.runtime / "metrics")
     Arbiter((server or Server)(configuration, ports, listeners)).run()
 

@@ -54,6 +54,15 @@ class Metrics:
         self._store_errors = Counter(
             "penguindome_store_errors", "Requests for which the store was away.", registry=self._registry
         )
+        self._downloads = Counter(
+            "penguindome_downloads",
+            "Requests for releases and repositories.",
+            ["kind", "outcome"],
+            registry=self._registry,
+        )
+        self._download_bytes = Counter(
+            "penguindome_download_bytes", "Bytes sent of releases and repositories.", ["kind"], registry=self._registry
+        )
         self._look = StoreLook(store)
         self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
@@ -69,6 +78,12 @@ class Metrics:
     def report_received(self, *, duplicate: bool) -> None:
         """Count one report that was acknowledged."""
         (self._duplicates if duplicate else self._reports).inc()
+
+    def downloaded(self, kind: str, outcome: str, sent: int = 0) -> None:
+        """Count one request for a file of a release or repository, and how many bytes of it were sent."""
+        self._downloads.labels(kind, outcome).inc()
+        if sent:
+            self._download_bytes.labels(kind).inc(sent)
 
     def store_failed(self) -> None:
         """Count one request that the store could not serve."""

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from passlib.context import CryptContext
 
 SCHEMES: Sequence[str] = ("pbkdf2_sha256", "pbkdf2_sha512", "sha512_crypt", "sha256_crypt")
+ROUNDS = 600_000
+"""Of the hashes that are made here; others are verified with their own."""
 
 
 @functools.cache
@@ -20,4 +22,4 @@ def password_context() -> CryptContext:
         # passlib looks whether the deprecated module `crypt` is there; it does without it.
         warnings.simplefilter("ignore", DeprecationWarning)
         from passlib.context import CryptContext
-    return CryptContext(schemes=list(SCHEMES))
+    return CryptContext(schemes=list(SCHEMES), pbkdf2_sha256__default_rounds=ROUNDS)

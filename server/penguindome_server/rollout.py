@@ -120,6 +120,10 @@ class Rollout:
         found = due(self.offers(), client_id)
         return None if found is None else found.release
 
+    def newest(self) -> int | None:
+        """The newest release that is for everybody; None if there is none. Raises StoreUnavailable."""
+        return next((offer.release for offer in self.offers() if offer.promoted), None)
+
     def forget(self) -> None:
         """Look at the store when next asked: something was changed."""
         self._until = 0.0

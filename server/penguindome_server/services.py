@@ -5,19 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from penguindome.errors import PenguinDomeError, SettingsError
-from penguindome.files import read_limited
 from penguindome.openpgp import Certificate
 from penguindome.paths import Paths
 from penguindome.settings import Settings
 from penguindome.times import Clock, utc_now
 from penguindome_server.checks import CheckSet, load_checks
+from penguindome_server.published import PublishedFile, certificate, statements
 from penguindome_server.settings import load_server_settings
 from penguindome_server.signed_files import ManifestFile, SignedReleases
 from penguindome_server.store import Store
 
 SHIPPED_CHECKS = Path(__file__).parent / "checks.d"
-CERTIFICATE_BYTES = 1 << 20
+STATEMENTS = "statements.json"
 
 
 def load_site_checks(paths: Paths) -> CheckSet:
@@ -32,8 +31,9 @@ class Configuration:
     settings: Settings
     paths: Paths
     checks: CheckSet
-    server_certificate: Certificate
-    enrolment_certificate: Certificate
+    server_key: PublishedFile[Certificate]
+    enrolment_key: PublishedFile[Certificate]
+    rotations: PublishedFile[list[dict[str, str]]]
     manifest: ManifestFile
     releases: SignedReleases
 
@@ -47,10 +47,21 @@ class Services:
     store: Store
     checks: CheckSet
     clock: Clock
-    server_certificate: Certificate
-    enrolment_certificate: Certificate
+    server_key: PublishedFile[Certificate]
+    enrolment_key: PublishedFile[Certificate]
+    rotations: PublishedFile[list[dict[str, str]]]
     manifest: ManifestFile
     releases: SignedReleases
+
+    @property
+    def server_certificate(self) -> Certificate:
+        """The certificate of the server key, as it is now."""
+        return self.server_key.current
+
+    @property
+    def enrolment_certificate(self) -> Certificate:
+        """The certificate of the enrolment key, as it is now."""
+        return self.enrolment_key.current
 
     @classmethod
     def of(cls, configuration: Configuration, store: Store, *, clock: Clock = utc_now) -> Services:
@@ -61,8 +72,9 @@ class Services:
             store=store,
             checks=configuration.checks,
             clock=clock,
-            server_certificate=configuration.server_certificate,
-            enrolment_certificate=configuration.enrolment_certificate,
+            server_key=configuration.server_key,
+            enrolment_key=configuration.enrolment_key,
+            rotations=configuration.rotations,
             manifest=configuration.manifest,
             releases=configuration.releases,
         )
@@ -71,22 +83,14 @@ class Services:
 def load_configuration(paths: Paths) -> Configuration:
     """Read settings, checks, certificates and manifest. Raises SettingsError, with file and line where there is one."""
     settings = load_server_settings(paths)
-    server_certificate = _certificate(paths.releases / "server.asc")
+    server_key = PublishedFile(paths.releases / "server.asc", certificate)
     return Configuration(
         settings=settings,
         paths=paths,
         checks=load_site_checks(paths),
-        server_certificate=server_certificate,
-        enrolment_certificate=_certificate(paths.releases / "enrolment.asc"),
-        manifest=ManifestFile(paths.releases, server_certificate),
-        releases=SignedReleases(paths.releases, server_certificate),
+        server_key=server_key,
+        enrolment_key=PublishedFile(paths.releases / "enrolment.asc", certificate),
+        rotations=PublishedFile(paths.releases / STATEMENTS, statements),
+        manifest=ManifestFile(paths.releases, server_key),
+        releases=SignedReleases(paths.releases, server_key),
     )
-
-
-def _certificate(path: Path) -> Certificate:
-    try:
-        return Certificate.from_text(read_limited(path, CERTIFICATE_BYTES))
-    except OSError as error:
-        raise SettingsError(f"{path}: {error.strerror}", hint="run: penguindome setup") from error
-    except PenguinDomeError as error:
-        raise SettingsError(f"{path}: {error}", hint="run: penguindome setup") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import zoneinfo
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -13,6 +12,7 @@ from penguindome.errors import InvalidData
 from penguindome.logging import FACILITIES, LEVELS, LOGGING_SETTINGS
 from penguindome.paths import Paths
 from penguindome.settings import Schema, Setting, Settings, load
+from penguindome_server.access_settings import ACCESS_SETTINGS, check_networks, check_passwords, require_known_users
 from penguindome_server.mail import MAIL_SETTINGS, check_addresses
 from penguindome_server.ports import check_ports
 from penguindome_server.release_kinds import RELEASE_KIND_SETTINGS
@@ -36,6 +36,7 @@ def server_settings_schema(paths: Paths) -> Schema:
             ),
             *_WEB,
             *_ENROLMENT,
+            *ACCESS_SETTINGS,
             *_METRICS,
             *_LIMITS,
             *_TIME,
@@ -50,6 +51,13 @@ def server_settings_schema(paths: Paths) -> Schema:
 
 def load_server_settings(paths: Paths) -> Settings:
     """Defaults, `server.d/*.yml` and `server.yml`, in that order. Raises SettingsError with file and line."""
+    settings = read_server_settings(paths)
+    require_known_users(settings)
+    return settings
+
+
+def read_server_settings(paths: Paths) -> Settings:
+    """The same without a look at what belongs together, for who is about to put that right. Raises SettingsError."""
     return load(server_settings_schema(paths), paths.settings / "server.yml", paths.settings / "server.d")
 
 
@@ -75,11 +83,6 @@ def _check_url(value: Any) -> None:
         _no_value_error(server_url)(value)
 
 
-def _check_networks(values: Any) -> None:
-    for value in values:
-        ipaddress.ip_network(str(value), strict=False)
-
-
 def _check_timezone(value: Any) -> None:
     try:
         zoneinfo.ZoneInfo(value)
@@ -91,17 +94,6 @@ def _check_weekdays(values: Any) -> None:
     for value in values:
         if value not in WEEKDAYS:
             raise ValueError(f"{value!r} is no weekday; write {', '.join(WEEKDAYS)}")
-
-
-def _check_passwords(values: Any) -> None:
-    if not values:
-        return
-    # Imported here: only who sets a password pays for it.
-    from penguindome_server.passwords import SCHEMES, password_context
-
-    for user, value in values.items():
-        if not isinstance(value, str) or password_context().identify(value) is None:
-            raise ValueError(f"the value of {user!r} is no password hash that is known here ({', '.join(SCHEMES)})")
 
 
 WEEKDAYS: Sequence[str] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -143,7 +135,7 @@ _WEB = (
         name="trusted_proxies",
         kind="list",
         default=[],
-        check=_check_networks,
+        check=check_networks,
         description="Addresses or networks of reverse proxies whose X-Forwarded-For is believed.",
     ),
     Setting(
@@ -152,6 +144,13 @@ _WEB = (
         default=timedelta(seconds=30),
         minimum=timedelta(seconds=1),
         description="How long a client may take to send one request, headers and body.",
+    ),
+    Setting(
+        name="timeouts.answer",
+        kind="duration",
+        default=timedelta(seconds=30),
+        minimum=timedelta(seconds=1),
+        description="How long a client may take nothing, or less than a bad line carries, of an answer or download.",
     ),
     Setting(
         name="timeouts.keepalive",
@@ -175,7 +174,7 @@ _ENROLMENT = (
         name="enrolment.automatic_ranges",
         kind="list",
         default=["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"],
-        check=_check_networks,
+        check=check_networks,
         description="Networks in which the policy `automatic` enrols at once; other addresses wait for approval.",
     ),
     Setting(
@@ -199,14 +198,14 @@ _METRICS = (
         name="metrics.ipranges",
         kind="list",
         default=["127.0.0.0/8", "::1/128"],
-        check=_check_networks,
+        check=check_networks,
         description="Networks that may read the metrics without a password.",
     ),
     Setting(
         name="metrics.passwords",
         kind="map",
         default={},
-        check=_check_passwords,
+        check=check_passwords,
         secret=True,
         description="Users that may read the metrics from anywhere, with the hash of their password (passlib).",
     ),

@@ -15,11 +15,11 @@ from penguindome.logging import get_logger
 from penguindome.manifest import Manifest
 from penguindome.openpgp import Certificate
 from penguindome.release import Description, InvalidRelease
+from penguindome_server.published import LOOK_SECONDS, PublishedFile, stamp
 
 log = get_logger(__name__)
 
 FILE_BYTES = 16 << 20
-LOOK_SECONDS = 0.5
 REMEMBER_AT_MOST = 64
 RENEWED = "renewed"
 """Directory below `releases/`: manifests of releases (`N/manifest.json`) that were signed anew before they expired."""
@@ -49,12 +49,20 @@ class SignedDescription:
 
 
 class SignedFile(Generic[T]):
-    """A text and its signature in two files: read again when they change, which root does while we run."""
+    """A text and its signature in two files: read again when they, or the server key, change, which root does while we
+    run.
+    """
 
-    def __init__(self, path: Path, load: Callable[[bytes, bytes], T]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        server_key: PublishedFile[Certificate],
+        load: Callable[[bytes, bytes, Certificate], T],
+    ) -> None:
         """`load` verifies text and signature, and raises PenguinDomeError for what must not be handed to clients."""
         self._text = path
         self._signature = path.with_name(f"{path.name}.asc")
+        self._server_key = server_key
         self._load = load
         self._lock = threading.Lock()
         self._seen: object = None
@@ -69,11 +77,11 @@ class SignedFile(Generic[T]):
         """
         now = time.monotonic()
         if now >= self._look_again:
-            stamp = (_stamp(self._text), _stamp(self._signature))
+            seen = (stamp(self._text), stamp(self._signature), self._server_key.current.fingerprint)
             with self._lock:
-                if stamp != self._seen:
+                if seen != self._seen:
                     self._read()
-                    self._seen = stamp
+                    self._seen = seen
                 self._look_again = now + LOOK_SECONDS
         return self._loaded
 
@@ -87,7 +95,7 @@ class SignedFile(Generic[T]):
             log.error("{} cannot be read: {}", self._text, error)
             return
         try:
-            self._loaded = self._load(text, signature)
+            self._loaded = self._load(text, signature, self._server_key.current)
         except PenguinDomeError as error:
             log.warning("{} is not handed to clients: {}", self._text, error)
 
@@ -95,25 +103,25 @@ class SignedFile(Generic[T]):
 class ManifestFile(SignedFile[SignedManifest]):
     """The signed manifest in a directory."""
 
-    def __init__(self, directory: Path, certificate: Certificate) -> None:
-        def load(text: bytes, signature: bytes) -> SignedManifest:
+    def __init__(self, directory: Path, server_key: PublishedFile[Certificate]) -> None:
+        def load(text: bytes, signature: bytes, certificate: Certificate) -> SignedManifest:
             manifest = Manifest.load(text, signature, certificate)
             return SignedManifest(text.decode(), signature.decode("ascii"), manifest.sha256, manifest.release)
 
-        super().__init__(directory / "manifest.json", load)
+        super().__init__(directory / "manifest.json", server_key, load)
 
 
 class DescriptionFile(SignedFile[SignedDescription]):
     """The signed description of release `number` in a directory."""
 
-    def __init__(self, directory: Path, number: int, certificate: Certificate) -> None:
-        def load(text: bytes, signature: bytes) -> SignedDescription:
+    def __init__(self, directory: Path, number: int, server_key: PublishedFile[Certificate]) -> None:
+        def load(text: bytes, signature: bytes, certificate: Certificate) -> SignedDescription:
             description = Description.load(text, signature, certificate)
             if description.release != number:
                 raise InvalidRelease(f"it describes release {description.release}")
             return SignedDescription(text.decode(), signature.decode("ascii"), description)
 
-        super().__init__(directory / "release.json", load)
+        super().__init__(directory / "release.json", server_key, load)
 
 
 class SignedReleases:
@@ -122,9 +130,9 @@ class SignedReleases:
     The manifest of a release is the one in its packages, or, once that was signed anew, the one in `RENEWED`.
     """
 
-    def __init__(self, directory: Path, certificate: Certificate) -> None:
+    def __init__(self, directory: Path, server_key: PublishedFile[Certificate]) -> None:
         self._directory = directory
-        self._certificate = certificate
+        self._server_key = server_key
         self._descriptions: dict[int, DescriptionFile] = {}
         self._manifests: dict[int, tuple[ManifestFile, ManifestFile]] = {}
 
@@ -133,7 +141,7 @@ class SignedReleases:
         if number not in self._descriptions:
             if not self._is_here(number):
                 return None
-            file = DescriptionFile(self._directory / str(number), number, self._certificate)
+            file = DescriptionFile(self._directory / str(number), number, self._server_key)
             _remember(self._descriptions, number, file)
         return self._descriptions[number].current()
 
@@ -143,7 +151,7 @@ class SignedReleases:
             if not self._is_here(number):
                 return None
             places = (self._directory / RENEWED / str(number), self._directory / str(number))
-            renewed, original = (ManifestFile(place, self._certificate) for place in places)
+            renewed, original = (ManifestFile(place, self._server_key) for place in places)
             _remember(self._manifests, number, (renewed, original))
         for file in self._manifests[number]:
             found = file.current()
@@ -160,11 +168,3 @@ def _remember(files: dict[int, T], number: int, file: T) -> None:
     if len(files) >= REMEMBER_AT_MOST:
         files.clear()
     files[number] = file
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size

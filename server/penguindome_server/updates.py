@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from penguindome.openpgp import Certificate
 from penguindome_server.deliveries import OpenDeliveries, pending_actions
+from penguindome_server.published import PublishedFile
 from penguindome_server.rollout import Rollout
 from penguindome_server.signed_files import ManifestFile, SignedDescription, SignedManifest, SignedReleases
 from penguindome_server.store import Store
@@ -26,7 +28,7 @@ class Held:
 @dataclass(frozen=True)
 class Sources:
     """Where news come from. `manifest` is that of release 0, which is what the base packages ship; `server_key` the
-    full fingerprint of the key in use.
+    certificate of the key in use.
     """
 
     store: Store
@@ -34,7 +36,7 @@ class Sources:
     releases: SignedReleases
     rollout: Rollout
     open_deliveries: OpenDeliveries
-    server_key: str
+    server_key: PublishedFile[Certificate]
 
 
 def due_release(sources: Sources, client_id: str) -> SignedDescription | None:
@@ -59,7 +61,7 @@ def news(sources: Sources, client_id: str, held: Held, *, now: datetime) -> dict
         "status": "out-of-date" if moves else "current",
         "current_release": current,
         "release": None,
-        "server_key": sources.server_key,
+        "server_key": sources.server_key.current.fingerprint,
         "patches": pending_actions(sources.store, client_id, now=now) if waits else [],
     }
     if due is not None and moves:

@@ -7,13 +7,12 @@ Here a thread never waits for a client's bytes.
 What one client can hold, and for how long, is bounded: a request has to arrive within `timeouts.request`, plus the time
 that its bytes take on a very slow line; an idle connection is closed after `timeouts.keepalive`; all bytes that wait in
 a worker share one budget, and the largest request goes when that is spent; when there are too many connections, the one
-that has waited longest goes; an answer that is not taken ends with a time-out.
+that has waited longest goes; how answers are sent, and end when they are not taken, is `sending`'s to say.
 """
 
 from __future__ import annotations
 
 import gc
-import io
 import os
 import queue
 import selectors
@@ -21,27 +20,26 @@ import socket
 import ssl
 import threading
 import time
-from datetime import datetime
 from typing import Any
 
-from gunicorn.http import RequestParser, wsgi  # type: ignore[import-untyped]  # gunicorn carries no types
-from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, NoMoreData, ParseException  # type: ignore[import-untyped]  # gunicorn carries no types
 from gunicorn.workers.base import Worker as BaseWorker  # type: ignore[import-untyped]  # gunicorn carries no types
 from gunicorn.workers.gthread import PollableMethodQueue  # type: ignore[import-untyped]  # gunicorn carries no types
 
 from penguindome.logging import get_logger
-from penguindome_server.connections import Connection, Output, refusal_answer
+from penguindome_server.answering import Answering
+from penguindome_server.connections import Connection, refusal_answer
 from penguindome_server.framing import CONTINUE, BadRequest
+from penguindome_server.sending import Outgoing, Readers, hold_little
 
 log = get_logger(__name__)
 
 TICK_SECONDS = 0.5
 BUFFER_BUDGET = 64 << 20
-SEND_SECONDS = 20.0
 LINGER_SECONDS = 5.0
 ACCEPT_AT_ONCE = 4
 HALF_REQUEST_SECONDS = 3.0
 GARBAGE_THRESHOLD = 20_000
+TOO_MANY_READERS = BadRequest(503, "overloaded", "too many downloads at once")
 
 
 class Worker(BaseWorker):  # type: ignore[misc]  # as above
@@ -63,6 +61,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
         # Connections that are in the poller, longest there first; the value is the deadline.
         self._waiting: dict[Connection, float] = {}
         self._answering: set[Connection] = set()
+        self._readers = Readers(settings["timeouts.answer"].total_seconds())
         self._buffered = 0
         self._at_once = False
         self._next_tick = 0.0
@@ -87,6 +86,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
         # What is loaded now stays; and a report makes hundreds of objects that go again without a collector's help.
         gc.freeze()
         gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
+        self._answers = Answering(self.cfg, self.wsgi, self.log, stays=lambda: self.alive)
         for number in range(self.cfg.threads):
             threading.Thread(target=self._serve, name=f"request-{number}", daemon=True).start()
         self._poller.register(self._calls.fileno(), selectors.EVENT_READ, self._calls.run_callbacks)
@@ -98,13 +98,20 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
         self._stop()
 
     def _turn(self) -> None:
+        # Requests come first, however many answers can go on.
+        writable: list[Connection] = []
         for key, _events in self._poller.select(TICK_SECONDS):
             if isinstance(key.data, Connection):
                 # An event before this one may have closed it.
-                if key.data in self._waiting:
+                if key.data in self._readers:
+                    writable.append(key.data)
+                elif key.data in self._waiting:
                     self._on_event(key.data)
             else:
                 key.data(key.fileobj)
+        for connection in writable:
+            if connection in self._readers:
+                self._on_writable(connection)
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + TICK_SECONDS
@@ -122,11 +129,13 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
             self._drop(connection)
         half_until = time.monotonic() + HALF_REQUEST_SECONDS
         until = time.monotonic() + self.cfg.graceful_timeout
-        while (self._answering or (self._waiting and time.monotonic() < half_until)) and time.monotonic() < until:
+        while (
+            self._answering or self._readers or (self._waiting and time.monotonic() < half_until)
+        ) and time.monotonic() < until:
             if self._at_once:
                 break
             self._turn()
-        for connection in list(self._waiting):
+        for connection in [*self._waiting, *self._readers]:
             self._drop(connection)
         for _ in range(self.cfg.threads):
             self._ready.put(None)
@@ -143,7 +152,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
             if len(self._answering) >= self.cfg.worker_connections:
                 sock.close()
                 return
-            if len(self._waiting) + len(self._answering) >= self.cfg.worker_connections:
+            if len(self._waiting) + len(self._answering) + len(self._readers) >= self.cfg.worker_connections:
                 self._drop_oldest()
             self._add(sock, peer, listener.getsockname(), self._tls[listener])
 
@@ -221,9 +230,16 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
                 connection.framing.expects_continue = False
                 connection.say(CONTINUE)
             self._waiting[connection] = connection.deadline(self._request_seconds)
-            if self._buffered > BUFFER_BUDGET:
-                largest = max(self._waiting, key=lambda one: len(one.buffer))
-                self._refuse(largest, BadRequest(503, "overloaded", "too many large requests at once"))
+            self._keep_within_budget()
+
+    def _keep_within_budget(self) -> None:
+        if self._buffered <= BUFFER_BUDGET:
+            return
+        largest = max((*self._waiting, *self._readers), key=lambda one: one.held_bytes)
+        if largest in self._readers:
+            self._drop(largest)
+        else:
+            self._refuse(largest, BadRequest(503, "overloaded", "too many large requests at once"))
 
     def _account(self, connection: Connection) -> None:
         self._buffered += connection.held_bytes - connection.accounted
@@ -237,6 +253,9 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
                 self._refuse(connection, BadRequest(408, "request-timeout", "the request did not arrive in time"))
             else:
                 self._drop(connection)
+        for connection in self._readers.too_slow(now):
+            log.info("an answer to {} ends: it is not being taken", connection.peer[0] if connection.peer else "")
+            self._drop(connection)
 
     def _refuse(self, connection: Connection, refusal: BadRequest) -> None:
         """Say why, and read on for a while without keeping anything: the answer would be lost if the connection were
@@ -259,97 +278,89 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
         self._waiting[connection] = time.monotonic() + LINGER_SECONDS
 
     def _drop_oldest(self) -> None:
-        oldest = next(iter(self._waiting), None)
+        oldest = next(iter(self._waiting), None) or next(iter(self._readers), None)
         if oldest is not None:
             self._drop(oldest)
 
     def _drop(self, connection: Connection) -> None:
         self._remove(connection)
+        self._let_go(connection)
+
+    def _let_go(self, connection: Connection) -> None:
         self._buffered -= connection.accounted
         connection.close()
 
     def _remove(self, connection: Connection) -> None:
-        del self._waiting[connection]
+        if connection in self._readers:
+            self._readers.remove(connection)
+        else:
+            del self._waiting[connection]
         self._poller.unregister(connection.sock)
 
     # The threads.
 
     def _serve(self) -> None:
         while (connection := self._ready.get()) is not None:
-            keep = self._answer(connection)
-            self._calls.defer(self._answered, connection, keep)
+            self._answers.answer(connection)
+            self._calls.defer(self._answered, connection)
 
-    def _answer(self, connection: Connection) -> bool:
-        """Answer the request of a connection; whether the connection may bring another."""
-        output = Output()
-        request = None
-        try:
-            parser = RequestParser(self.cfg, iter([connection.pending]), connection.peer)
-            request = next(parser)
-            keep = self._run_application(request, connection, output)
-            connection.send(output.answer(), SEND_SECONDS)
-            return keep
-        except (NoMoreData, StopIteration):
-            return self._say(connection, BadRequest(400, "malformed", "this is not a whole HTTP request"))
-        except ParseException as error:
-            return self._say(connection, _parse_refusal(error))
-        except OSError as error:
-            log.debug("an answer to {} was not taken: {}", connection.peer, error)
-        except Exception:
-            log.exception("a request was not answered")
-            return self._say(connection, BadRequest(500, "internal", "something broke here"))
-        return False
-
-    def _say(self, connection: Connection, refusal: BadRequest) -> bool:
-        connection.say(refusal_answer(refusal))
-        return False
-
-    def _run_application(self, request: Any, connection: Connection, output: Output) -> bool:
-        start = datetime.now() if self.log.access_log_enabled else None  # noqa: DTZ005  gunicorn subtracts two local times
-        response, environ = wsgi.create(request, output, connection.peer, connection.server, self.cfg)
-        environ["wsgi.multithread"] = True
-        # gunicorn knows one scheme for all sockets.
-        environ["wsgi.url_scheme"] = "https" if isinstance(connection.sock, ssl.SSLSocket) else "http"
-        # All of it is here: what is wrong with its chunks and trailers is found before the application, not within.
-        environ["wsgi.input"] = io.BytesIO(request.body.read())
-        if not self.alive:
-            response.force_close()
-        body = self.wsgi(environ, response.start_response)
-        try:
-            for piece in body:
-                response.write(piece)
-            response.close()
-        finally:
-            if hasattr(body, "close"):
-                body.close()
-        if start is not None:
-            self.log.access(response, request, environ, datetime.now() - start)  # noqa: DTZ005  as above
-        return not response.should_close()
-
-    def _answered(self, connection: Connection, keep: bool) -> None:  # noqa: FBT001  called through a queue without keywords
-        """In the loop again: wait for the next request, or end."""
+    def _answered(self, connection: Connection) -> None:
+        """In the loop again, with an answer: send what is left of it as its reader takes it."""
         self._answering.discard(connection)
         connection.pending = b""
         connection.fresh = False
+        outgoing = connection.outgoing
+        assert outgoing is not None
+        if outgoing.is_large:
+            if self._readers.is_full() and not self._make_place():
+                outgoing.close()
+                connection.outgoing = outgoing = Outgoing(refusal_answer(TOO_MANY_READERS), keep=False)
+            outgoing.push(connection.sock)
+        self._account(connection)
+        if outgoing.broken:
+            self._let_go(connection)
+        elif outgoing.done:
+            self._sent(connection, outgoing)
+        else:
+            hold_little(connection.sock)
+            self._poller.register(connection.sock, selectors.EVENT_WRITE, connection)
+            self._readers.add(connection, time.monotonic())
+            self._keep_within_budget()
+
+    def _on_writable(self, connection: Connection) -> None:
+        outgoing = connection.outgoing
+        assert outgoing is not None
+        outgoing.push(connection.sock)
+        self._account(connection)
+        if outgoing.broken:
+            self._drop(connection)
+        elif outgoing.done:
+            self._remove(connection)
+            self._sent(connection, outgoing)
+
+    def _make_place(self) -> bool:
+        """Take the place of a slow reader for another; whether there was one."""
+        slow = self._readers.who_gives_way(time.monotonic())
+        if slow is None:
+            return False
+        log.info("a download by {} gives way to others: it was slow", slow.peer[0])
+        self._drop(slow)
+        return True
+
+    def _sent(self, connection: Connection, outgoing: Outgoing) -> None:
+        """The answer is with the kernel: wait for the next request, or end."""
+        outgoing.close()
+        connection.outgoing = None
         self._account(connection)
         connection.started = time.monotonic()
         try:
             self._wait_for(connection, connection.started + self._idle_seconds)
         except (OSError, ValueError):
-            self._buffered -= connection.accounted
-            connection.close()
+            self._let_go(connection)
             return
-        if not keep:
+        if not outgoing.keep:
             self._linger(connection)
         elif connection.buffer:
             self._advance(connection, alive=True)
         elif not self.alive:
             self._drop(connection)
-
-
-def _parse_refusal(error: ParseException) -> BadRequest:
-    if isinstance(error, LimitRequestLine):
-        return BadRequest(414, "malformed", "the request line is too long")
-    if isinstance(error, LimitRequestHeaders):
-        return BadRequest(431, "malformed", "there are too many headers, or one is too long")
-    return BadRequest(400, "malformed", "this is not an HTTP request that is understood here")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar
@@ -61,9 +63,24 @@ def read_limited(path: Path, limit: int) -> bytes:
     """The bytes of a regular file of at most `limit` bytes. Raises OSError, or InvalidData when it is larger or no
     regular file (a FIFO or device is not opened for reading, so that nothing blocks).
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    return _read_regular(path, limit, os.O_RDONLY)[0]
+
+
+def read_with_mode(path: Path, limit: int) -> tuple[bytes, int]:
+    """`read_limited`, and the permission bits of the file; a link is refused as well (InvalidData)."""
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return _read_regular(path, limit, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InvalidData(f"{path} is a link", hint="name the file that it leads to") from error
+        raise
+
+
+def _read_regular(path: Path, limit: int, flags: int) -> tuple[bytes, int]:
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
             raise InvalidData(f"{path} is not a regular file")
         with open(descriptor, "rb", closefd=False) as file:
             contents = file.read(limit + 1)
@@ -71,7 +88,7 @@ def read_limited(path: Path, limit: int) -> bytes:
         os.close(descriptor)
     if len(contents) > limit:
         raise InvalidData(f"{path} is larger than {limit} bytes")
-    return contents
+    return contents, stat.S_IMODE(mode)
 
 
 def ensure_directory(path: Path, mode: int = 0o755) -> None:
@@ -98,12 +115,14 @@ def ensure_directory(path: Path, mode: int = 0o755) -> None:
 class FileLock:
     """An exclusive lock on a file, which stays behind when it is released (deleting it would let two hold it).
 
-    `with FileLock(path):` raises AlreadyRunning at once when another process, or another FileLock of this one, holds
-    it. The kernel releases it with the process, however that ends; children do not inherit it.
+    `with FileLock(path):` raises AlreadyRunning at once, or after `wait` seconds, when another process, or another
+    FileLock of this one, holds it. The kernel releases it with the process, however that ends; children do not inherit
+    it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, wait: float = 0.0) -> None:
         self.path = Path(path)
+        self.wait = wait
         self._descriptor: int | None = None
 
     def __enter__(self) -> FileLock:
@@ -120,7 +139,7 @@ class FileLock:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(self.path, flags, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock(descriptor)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except BlockingIOError as error:
@@ -132,6 +151,17 @@ class FileLock:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
+
+    def _lock(self, descriptor: int) -> None:
+        deadline = time.monotonic() + self.wait
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.01)
 
     def release(self) -> None:
         """Give the lock back; nothing happens when it is not held."""

@@ -70,6 +70,13 @@ class Certificate:
         return str(self._cert)
 
     @property
+    def created_at(self) -> datetime:
+        """When the primary key was made, by its own account. Raises KeyMaterialError."""
+        packets = _guarded(lambda: list(armour.packets(bytes(self._cert))), KeyMaterialError, "unreadable")
+        # RFC 4880, 5.5.2: a version of one byte, then the time in seconds.
+        return datetime.fromtimestamp(int.from_bytes(packets[0][1][1:5], "big"), timezone.utc)
+
+    @property
     def signing_fingerprints(self) -> tuple[str, ...]:
         """Fingerprints that a signature by this certificate may name (upper hex).
 
@@ -315,6 +322,21 @@ class ServerKeyring:
         """The fingerprints of all private keys, oldest first."""
         keys = self._gnupg.call(lambda gpg: gpg.list_keys(secret=True), "gpg cannot list keys")
         return [str(key["fingerprint"]).upper() for key in sorted(keys, key=lambda key: int(key["date"] or 0))]
+
+    def delete(self, fingerprint: str) -> None:
+        """Delete a private key, and its certificate; nothing happens when it is not there. Raises KeyMaterialError."""
+        from penguindome.openpgp_gnupg import complaint, full
+
+        if fingerprint not in self.fingerprints():
+            return
+        # gpg wants the private half gone before it deletes the rest.
+        for work in (
+            lambda gpg: gpg.delete_keys(full(fingerprint), secret=True, expect_passphrase=False),
+            lambda gpg: gpg.delete_keys(full(fingerprint)),
+        ):
+            result = self._gnupg.call(work, "gpg cannot delete a key")
+            if str(result) != "ok":
+                raise KeyMaterialError(f"gpg cannot delete the key {fingerprint}: {complaint(result)}")
 
     def certificate(self, fingerprint: str) -> str:
         """The public certificate of a key, armoured. Raises KeyMaterialError."""

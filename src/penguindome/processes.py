@@ -6,9 +6,10 @@ import os
 import selectors
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -112,6 +113,75 @@ def start_detached(command: Sequence[str | os.PathLike[str]], *, env: Mapping[st
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise _not_started(words, "/", error) from error
     process.wait()
+
+
+class Filter:
+    """A running program that we write to, or read from, through `stream`, as much as we like and as long as it takes.
+
+    Made by `filtering`.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], stream: IO[bytes], complaints: IO[bytes]) -> None:
+        self._process = process
+        self._complaints = complaints
+        self.stream = stream
+
+    def finish(self, *, timeout: float) -> Completed:
+        """Close `stream`, wait for the program's end, and tell how it went. Raises ProcessError when it does not end.
+
+        What is left to be read then breaks its pipe.
+        """
+        with suppress(BrokenPipeError):
+            self.stream.close()
+        try:
+            returncode = self._process.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise ProcessError(f"{self._process.args!r} did not end within {timeout:g} s") from error
+        self._complaints.seek(0)
+        return Completed(returncode, b"", self._complaints.read(DEFAULT_OUTPUT_LIMIT))
+
+
+@contextmanager
+def filtering(
+    command: Sequence[str | os.PathLike[str]],
+    *,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    descriptors: Sequence[int] = (),
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Filter]:
+    """Run a program whose standard input or output (the one that is not given as a descriptor) is ours to write or read
+    while it runs. It gets `descriptors` too, under their numbers.
+
+    It has ended when the block has: whoever wants to know how calls `Filter.finish`; otherwise it is killed, whole.
+    Raises ProcessError when it cannot be started.
+    """
+    words = [os.fspath(word) for word in command]
+    _log_debug(words)
+    with tempfile.TemporaryFile() as complaints:
+        try:
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.PIPE if stdin is None else stdin,
+                stdout=subprocess.PIPE if stdout is None else stdout,
+                stderr=complaints,
+                pass_fds=tuple(descriptors),
+                env=None if env is None else dict(env),
+                start_new_session=True,
+            )
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            raise _not_started(words, None, error) from error
+        stream = process.stdin if stdin is None else process.stdout
+        assert stream is not None
+        try:
+            yield Filter(process, stream, complaints)
+        finally:
+            if process.poll() is None:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            with suppress(OSError):
+                stream.close()
 
 
 class _Run:

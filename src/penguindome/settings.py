@@ -234,10 +234,10 @@ def write_fragment(
     write_atomically(path, "".join(lines), mode=mode, owner=owner)
 
 
-def read_fragment(path: Path) -> dict[str, Any]:
+def read_fragment(path: Path, schema: Schema | None = None) -> dict[str, Any]:
     """What a fragment holds, by dotted name, as written; {} when there is none. For changing and writing it again.
 
-    Mappings are taken for sections. Raises SettingsError.
+    Mappings are taken for sections, but for those that are the value of a setting of `schema`. Raises SettingsError.
     """
     from penguindome.yaml_files import load_mapping
 
@@ -247,7 +247,7 @@ def read_fragment(path: Path) -> dict[str, Any]:
     pending = list(load_mapping(path).value.items())
     while pending:
         name, value = pending.pop(0)
-        if isinstance(value, dict):
+        if isinstance(value, dict) and not (schema is not None and name in schema):
             pending[:0] = [(f"{name}.{key}", child) for key, child in value.items()]
         else:
             flat[name] = value

@@ -29,3 +29,13 @@ def start(*units: str) -> None:
         raise PenguinDomeError(f"systemd does not run here: {units[0]} cannot be started", hint="use cron")
     for words in (("daemon-reload",), ("enable", *units), ("restart", *units)):
         processes.run(["systemctl", *words], timeout=120)
+
+
+def reload(unit: str) -> bool:
+    """Let a unit that runs read its settings again; False when it does not run. Raises ProcessError when it refuses."""
+    if not RUNS.is_dir():
+        return False
+    if processes.run(["systemctl", "--quiet", "is-active", unit], timeout=30, check=False).returncode:
+        return False
+    processes.run(["systemctl", "reload", unit], timeout=120)
+    return True

@@ -541,3 +541,12 @@ def test_a_link_planted_in_place_of_the_lock_is_not_followed(file: Path, tmp_pat
     with pytest.raises(StoreUnavailable, match="cannot be locked"):
         open_store(f"sqlite://{file}")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_opening_it_twice_in_one_process_keeps_the_locks_of_the_first(file: Path, embedded: SqliteStore) -> None:
+    embedded.collection("clients").insert({"_id": "a"})
+    SqliteStore(f"sqlite://{file}").close()
+    another = "import sys; from penguindome_server.store import open_store; open_store(sys.argv[1]).close()"
+    subprocess.run([sys.executable, "-c", another, f"sqlite://{file}"], check=True)
+    # The last one who closes the file removes the log; the other process was not that.
+    assert Path(f"{file}-wal").exists()

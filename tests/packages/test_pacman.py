@@ -309,6 +309,7 @@ def owner(root: Root, path: str) -> str:
 
 
 def changes(before: dict[str, str], after: dict[str, str]) -> list[str]:
-    """What is different, but for what pacman writes down."""
-    accounts = ("var/lib/pacman", "var/log/pacman.log", "var/cache/pacman")
+    """What is different, but for what pacman and the log of administrative acts write down."""
+    acts = "var/lib/penguindome/keys/admin_log.acts/"
+    accounts = ("var/lib/pacman", "var/log/pacman.log", "var/cache/pacman", acts)
     return [name for name in differences(before, after) if not name.startswith(accounts)]

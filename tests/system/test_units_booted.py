@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from built import debian_packages, repacked
-from containers import Machine, Site, eventually
+from containers import Machine, Site, eventually, in_the_place_of
 from penguindome import json
 from roots import require_roots
 
@@ -56,22 +56,6 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
 def is_healthy(machine: Machine, port: int = 8443) -> bool:
     asked = machine.run("curl", "--silent", "--fail", "--cacert", CA, HEALTH.format(port), check=False)
     return asked.status == 0
-
-
-def in_the_place_of(machine: Machine, unit: str, command: str) -> None:
-    """Run a command with everything that a unit says but what it starts, and on what conditions; and without its
-    directory in /run, which would go when the command has ended.
-    """
-    text = machine.run("systemctl", "cat", unit).stdout
-    left_out = ("Exec", "Condition", "RuntimeDirectory", "[Install]", "WantedBy")
-    lines = [line for line in text.splitlines() if not line.startswith(left_out)]
-    lines = [line.replace("Type=notify", "Type=oneshot").replace("Restart=on-failure", "Restart=no") for line in lines]
-    at = lines.index("[Service]") + 1
-    machine.root.write("/run/systemd/system/instead.service", "")
-    machine.run("sh", "-c", "cat > /run/systemd/system/instead.service",
-                stdin="\n".join([*lines[:at], f"ExecStart={command}", *lines[at:], ""]))  # fmt: skip
-    machine.run("systemctl", "daemon-reload")
-    machine.run("systemctl", "start", "instead.service")
 
 
 def collected(machine: Machine, name: str) -> dict[str, Any]:

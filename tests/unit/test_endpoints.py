@@ -12,6 +12,7 @@ from penguindome import json, logging
 from penguindome_server.application import create_application
 from penguindome_server.services import Services, load_configuration
 from penguindome_server.store import Collection, StoreUnavailable
+from published import publish
 from web_server import PREFIX, Server
 
 T = TypeVar("T")
@@ -77,3 +78,17 @@ def test_a_store_that_is_away_is_a_503_that_says_when_to_come_back(server: Serve
 def test_what_is_no_endpoint_is_left_to_flask_which_answers_in_json(server: Server) -> None:
     status, answer, _ = ask(server, RuntimeError("not asked"), "/nothing")
     assert (status, answer["error"]["code"]) == (404, "not-found")
+
+
+def test_any_wsgi_server_can_serve_files_and_parts_of_them(server: Server) -> None:
+    publish(server.paths.repository, 1, {"apt/pool/main/x.deb": bytes(range(200)) * 1000})
+    application = create_application(Services.of(load_configuration(server.paths), BrokenStore(RuntimeError())))
+    client, path = application.test_client(), f"{PREFIX}repo/apt/pool/main/x.deb"
+    for method, headers, status, body in (
+        ("GET", {}, 200, bytes(range(200)) * 1000),
+        ("HEAD", {}, 200, b""),
+        ("GET", {"Range": "bytes=5-9"}, 206, bytes(range(5, 10))),
+    ):
+        with client.open(path, method=method, headers=headers) as answer:
+            assert (answer.status_code, answer.data) == (status, body)
+    assert client.get(path.replace("x.deb", "..%2fx.deb")).status_code == 404

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from penguindome.files import (
     LineFile,
     ensure_directory,
     read_limited,
+    read_with_mode,
     write_atomically,
 )
 
@@ -122,6 +124,32 @@ def test_reading_stops_at_the_limit(tmp_path: Path) -> None:
         read_limited(path, 99)
     with pytest.raises(FileNotFoundError):
         read_limited(tmp_path / "none", 99)
+
+
+def test_a_file_that_is_read_with_its_mode_is_no_link_and_nothing_but_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"contents")
+    path.chmod(0o4751)
+    assert read_with_mode(path, 8) == (b"contents", 0o4751)
+    (tmp_path / "link").symlink_to(path)
+    for name, limit in (("file", 7), ("link", 8)):
+        with pytest.raises(InvalidData):
+            read_with_mode(tmp_path / name, limit)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(InvalidData):
+        read_with_mode(tmp_path / "fifo", 8)
+
+
+def test_a_lock_is_waited_for_as_long_as_one_will(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    held = FileLock(path)
+    held.acquire()
+    timer = threading.Timer(0.1, held.release)
+    timer.start()
+    with FileLock(path, wait=30):
+        timer.join()
+        with pytest.raises(AlreadyRunning):
+            FileLock(path).acquire()
 
 
 @pytest.mark.timeout(10)

@@ -45,7 +45,16 @@ SEAMS = {
 }
 
 # The modules of the server that speak HTTP; all others are the domain or what it stands on.
-WEB = {"__main__.py", "api/*", "application.py", "connections.py", "gunicorn_runner.py", "web.py", "worker.py"}
+WEB = {
+    "__main__.py",
+    "answering.py",
+    "api/*",
+    "application.py",
+    "connections.py",
+    "gunicorn_runner.py",
+    "web.py",
+    "worker.py",
+}
 OF_THE_WEB = {
     *("flask", "gunicorn", "werkzeug"),
     *(f"penguindome_server.{name}" for name in ("api", "application", "gunicorn_runner", "web", "worker")),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from client_peer import soon
 from penguindome import processes
 from penguindome.errors import ProcessError
 from penguindome.processes import ProgramMissing, run
@@ -188,3 +189,47 @@ def test_kernels_without_descriptors_for_processes_do_as_well(
     monkeypatch.setattr(os, "pidfd_open", missing)
     assert run(["sh", "-c", "sleep 60 & echo x"], timeout=30).stdout == b"x\n"
     assert run(["sleep", "60"], timeout=0.1, check=False).timed_out
+
+
+def test_a_filter_takes_what_is_written_and_tells_how_it_ended(tmp_path: Path) -> None:
+    with (
+        (tmp_path / "out").open("wb") as out,
+        processes.filtering(["tr", "a-z", "A-Z"], stdout=out.fileno()) as program,
+    ):
+        program.stream.write(b"hello" * 100_000)
+        assert program.finish(timeout=20).returncode == 0
+    assert (tmp_path / "out").read_bytes() == b"HELLO" * 100_000
+
+
+def test_a_filter_is_read_and_its_complaints_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"hello" * 100_000)
+    with (
+        (tmp_path / "in").open("rb") as source,
+        processes.filtering(["sh", "-c", "cat; echo no >&2; exit 3"], stdin=source.fileno()) as program,
+    ):
+        assert program.stream.read() == b"hello" * 100_000
+        done = program.finish(timeout=20)
+    assert (done.returncode, done.stderr) == (3, b"no\n")
+
+
+def test_a_filter_that_nobody_waited_for_is_gone_with_all_that_it_started(tmp_path: Path) -> None:
+    child = 0
+
+    def interrupted() -> None:
+        nonlocal child
+        with (
+            (tmp_path / "in").open("wb+") as source,
+            processes.filtering(["sh", "-c", "sleep 1000 & echo $!; sleep 1000"], stdin=source.fileno()) as program,
+        ):
+            child = int(program.stream.readline())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
+    assert child
+    assert soon(lambda: not is_running(child))
+
+
+def test_a_filter_that_is_not_installed_is_an_error_of_ours() -> None:
+    with pytest.raises(processes.ProgramMissing), processes.filtering(["no-such-program"], stdin=0):
+        pass

@@ -16,6 +16,7 @@ from penguindome.paths import Paths
 from penguindome.release import Description
 from penguindome_server.repository_index import index_times
 from penguindome_server.signed_expiry import expiring
+from penguindome_server.published import PublishedFile, certificate
 from penguindome_server.signed_files import SignedReleases
 from penguindome_tools.releases.published import verify_publication
 from penguindome_tools.releases.release_files import load_release
@@ -65,7 +66,8 @@ def signed_anew(publisher: Publisher, now: datetime, **options: bool) -> list[st
 
 def handed_out(publisher: Publisher) -> tuple[Description, Manifest]:
     """What the server hands to clients of release 1."""
-    releases = SignedReleases(publisher.paths.releases, publisher.certificate)
+    server_key = PublishedFile(publisher.paths.releases / "server.asc", certificate)
+    releases = SignedReleases(publisher.paths.releases, server_key)
     description, manifest = releases.description(1), releases.manifest(1)
     assert description is not None
     assert manifest is not None

@@ -61,6 +61,7 @@ GOOD: dict[str, Any] = {
     "ip_addresses": [{"interface": "wlan0", "address": "192.0.2.7", "prefix": 24, "family": "ipv4", "scope": "global"}],
     "network_devices": [{"name": "wlan0", "mac": "02:00:00:00:00:07", "kind": "wireless", "up": True}],
     "firewall": {"active": True, "ipv4": True, "ipv6": True, "backends": [NFTABLES]},
+    "penguindome": {"manifest": "ok", "server_key": "A" * 40},
     "hd_encryption": {"encrypted": True, "volumes": [ROOT, SWAP, BOOT]},
     "sshd": {
         "installed": True,
@@ -115,6 +116,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("release-out-of-support", {"os_updates": {"out_of_support": True}}),
     ("updates-unknown", {"os_updates": {"security_pending": "unknown"}}),
     ("updates-unknown", {"os_updates": "unknown"}),
+    ("server-key-not-followed", {"penguindome": {"server_key_problem": "the chain leads back"}}),
     *(
         ("release-out-of-support", {"os_info": {"distribution": distribution, "version": version}})
         for distribution, version in (

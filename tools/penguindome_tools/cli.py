@@ -21,7 +21,10 @@ from penguindome_tools.output import safe
 
 log = logging.get_logger(__name__)
 
-COMMANDS = ("audit-trail", "checks", "clients", "enrolment", "issues", "release", "settings", "setup", "store")
+COMMANDS = (
+    *("audit-trail", "backup", "checks", "clients", "command", "enrolment", "issues", "keys", "log", "password"),
+    *("patch", "release", "restore", "settings", "setup", "store", "wipe"),
+)
 
 
 class CommandGroup(click.Group):

@@ -19,8 +19,7 @@ from penguindome_server.checks import CheckSet
 from penguindome_server.services import load_site_checks
 from penguindome_server.settings import load_server_settings
 from penguindome_server.store import Store, open_store
-
-log = logging.get_logger(__name__)
+from penguindome_tools.acts import Telling, acting_user, telling
 
 
 class Context:
@@ -34,8 +33,7 @@ class Context:
         self.paths = paths
         self.clock = clock
         self.debug = debug
-        self.targets: list[str] = []
-        self.details: dict[str, Any] = {}
+        self._telling: Telling | None = None
 
     @cached_property
     def settings(self) -> Settings:
@@ -62,8 +60,8 @@ class Context:
 
     @cached_property
     def who(self) -> str:
-        """Who gave the command: the user behind sudo, else the user of the process."""
-        return os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
+        """Who gave the command: the user behind sudo and its like, else who logged in, else the user of the process."""
+        return acting_user()
 
     @contextmanager
     def as_root(self) -> Iterator[None]:
@@ -79,18 +77,33 @@ class Context:
 
     @contextmanager
     def acting(self, act: str) -> Iterator[None]:
-        """Carry out the administrative act `act`, and tell how it went."""
-        outcome = "failed"
-        try:
+        """Carry out the administrative act `act`, and tell how it went. An act within an act is a part of that."""
+        if self._telling is not None:
             yield
-            outcome = "done"
+            return
+        try:
+            with telling(self, act) as self._telling:
+                yield
         finally:
-            log.info("{}: {}: {}", self.who, act, outcome)
+            self._telling = None
 
     def acts_on(self, *targets: str, **details: Any) -> None:
-        """Note on whom the act at hand is (host names, files), and what else should be told of it; no secrets."""
-        self.targets += [target for target in targets if target not in self.targets]
-        self.details.update(details)
+        """Note on whom the act at hand is (host names, files), and what else should be told of it; no secrets.
+
+        To be called before anything is changed: what was asked wrongly or called off before is not told.
+        """
+        if self._telling is not None:
+            self._telling.note(targets, details)
+
+    @property
+    def open_store(self) -> Store | None:
+        """The site's store, if this command has opened it."""
+        return self.__dict__.get("store")
+
+    def forget_settings(self) -> None:
+        """Let settings and checks be read again: their files were replaced. The store must not have been opened."""
+        for name in ("settings", "checks"):
+            self.__dict__.pop(name, None)
 
     def become_service_user(self) -> None:
         """Give up root for the user that owns the server's state: before the store's files are touched."""

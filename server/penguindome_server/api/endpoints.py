@@ -18,7 +18,17 @@ from typing import Any
 from penguindome.errors import InvalidData
 from penguindome.logging import get_logger
 from penguindome_server.answers import Answer, json_answer, refusal_answer
-from penguindome_server.api import acknowledge_patch, enroll, healthz, metrics, server_certificate, submit, update
+from penguindome_server.api import (
+    acknowledge_patch,
+    download_release,
+    enroll,
+    healthz,
+    metrics,
+    repo,
+    server_certificate,
+    submit,
+    update,
+)
 from penguindome_server.refusals import Refusal
 from penguindome_server.store import StoreUnavailable
 from penguindome_server.web import Web
@@ -40,7 +50,10 @@ VIEWS: Mapping[str, tuple[str, View]] = {
     "healthz": ("GET", healthz.view),
     "metrics": ("GET", metrics.view),
     "server_certificate": ("GET", server_certificate.view),
+    "download_release": ("GET", download_release.view),
 }
+# These answer for every path that goes on from theirs.
+TREES: Mapping[str, tuple[str, View]] = {"repo/": ("GET", repo.view)}
 
 
 class Endpoints:
@@ -49,11 +62,14 @@ class Endpoints:
     def __init__(self, web: Web, otherwise: Wsgi) -> None:
         self._web = web
         self._otherwise = otherwise
+        self._trees = tuple(
+            (prefix + name, (name.rstrip("/"), *found)) for name, found in TREES.items() for prefix in PREFIXES
+        )
         self._paths = {prefix + name: (name, *found) for name, found in VIEWS.items() for prefix in PREFIXES}
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer one request."""
-        found = self._paths.get(environ["PATH_INFO"])
+        found = self._paths.get(environ["PATH_INFO"]) or self._tree(environ["PATH_INFO"])
         if found is None:
             return self._otherwise(environ, start_response)
         name, method, view = found
@@ -64,7 +80,14 @@ class Endpoints:
         else:
             answer = self._answer(name, view, environ)
         start_response(answer.status_line, answer.header_list())
+        if answer.region is not None:
+            if given != "HEAD":
+                return answer.region
+            answer.region.close()
         return [b"" if given == "HEAD" else answer.body]
+
+    def _tree(self, path: str) -> tuple[str, str, View] | None:
+        return next((found for beginning, found in self._trees if path.startswith(beginning)), None)
 
     def _answer(self, name: str, view: View, environ: Mapping[str, Any]) -> Answer:
         start = time.perf_counter()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from penguindome.errors import PenguinDomeError
@@ -146,6 +147,11 @@ class Store(Protocol):
 
     def check(self) -> list[str]:
         """Problems in structure and contents (empty: none): the engine's own check, indexes, unreadable documents."""
+
+    def snapshot(self, path: Path) -> bool:
+        """Write all documents, as they are at one moment, into a new embedded store in the file `path` (0600), while
+        others read and write; False, and nothing done, where the engine cannot do that.
+        """
 
     def ping(self) -> None:
         """Raise `StoreUnavailable` when the store cannot serve reads now (within two seconds)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pymongo import IndexModel, MongoClient, WriteConcern, timeout
@@ -91,6 +92,10 @@ class MongoStore:
             problems.extend(f"{name}: {index} is missing or not as the schema says" for index in self._missing(name))
             problems.extend(collection.problems())
         return problems
+
+    def snapshot(self, path: Path) -> bool:
+        """There is no moment that a standalone mongod could be asked about."""
+        return False
 
     def ping(self) -> None:
         """Raise `StoreUnavailable` when the store cannot serve reads now."""

@@ -63,7 +63,9 @@ SCHEMA: Mapping[str, CollectionSchema] = {
             ),
         ),
         CollectionSchema(
-            "patches", "signed actions: patches, commands, shells, wipes", (Index(("issued_at",)), Index(("kind",)))
+            "patches",
+            "signed actions: patches, commands, shells, wipes",
+            (Index(("issued_at",)), Index(("kind",)), Index(("state", "expires_at"))),
         ),
         CollectionSchema(
             "deliveries",

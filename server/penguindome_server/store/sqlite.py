@@ -9,7 +9,7 @@ from typing import TypeVar
 from penguindome_server.store import StoreError, StoreUnavailable
 from penguindome_server.store.schema import SCHEMA, CollectionSchema
 from penguindome_server.store.sqlite_collection import SqliteCollection
-from penguindome_server.store.sqlite_connections import Readers, create_file, errors_of
+from penguindome_server.store.sqlite_connections import Readers, copy_into, create_file, errors_of
 from penguindome_server.store.sqlite_schema import bring_up_to_date, is_current, problems_of_schema
 from penguindome_server.store.sqlite_writer import Work, Writer
 
@@ -83,6 +83,12 @@ class SqliteStore:
         except StoreError as error:
             return [error.message]
         return problems
+
+    def snapshot(self, path: Path) -> bool:
+        """Write a copy as of one moment."""
+        create_file(path)
+        self.read(lambda connection: copy_into(connection, path))
+        return True
 
     def ping(self) -> None:
         """Raise `StoreUnavailable` when the store cannot serve reads now."""

@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -57,11 +57,17 @@ def errors_of(path: Path) -> Iterator[None]:
 
 
 def create_file(path: Path) -> None:
-    """Make an empty file, readable by its owner alone, unless it is there. Raises StoreUnavailable with the reason."""
+    """Make an empty file, readable by its owner alone, unless it is there. Raises StoreUnavailable with the reason.
+
+    One that is there is left to SQLite: closing any descriptor of it would take away the locks of all connections that
+    this process has, and another process would believe that nobody uses the log of what was written.
+    """
     hint: str | None = "look at the owner and mode of the file and its directory"
     try:
         if path.is_dir():
             raise StoreUnavailable(f"the store {path} is a directory", hint="database.uri must name a file")
+        if path.exists():
+            return
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except FileNotFoundError as error:
         hint = f"make it: install -d -m 0700 -o penguindome {path.parent}"
@@ -109,6 +115,16 @@ def _begin_wal(connection: sqlite3.Connection, wait: float) -> None:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                 raise
         time.sleep(0.005)
+
+
+def copy_into(connection: sqlite3.Connection, path: Path) -> None:
+    """Copy the database into the empty file `path`, as of one moment; writers of the database are not held up. The copy
+    is on disk, and needs no log beside it, when this returns. Raises sqlite3's errors, or ours for the copy's.
+    """
+    with errors_of(path), closing(sqlite3.connect(path, isolation_level=None)) as target:
+        # All in one step: what others commit meanwhile would make it begin again.
+        connection.backup(target, pages=-1)
+        target.execute("PRAGMA journal_mode = DELETE")
 
 
 class Readers:

@@ -54,6 +54,10 @@ class Exchange:
             self._learn_offset(refusal.server_time)
         return self._send(endpoint, body, sign, more)
 
+    def look_up(self, endpoint: str) -> dict[str, Any]:
+        """What the server tells anybody; nothing in the answer is proved. Raises ServerError."""
+        return self._transport.get(endpoint)
+
     def _send(self, endpoint: str, body: Body, sign: Sign, more: Mapping[str, Sign] | None) -> dict[str, Any]:
         sent_at = self._clock() + timedelta(seconds=self._state.clock_offset)
         document = {**body(sent_at), "hostname": self._hostname, "request": endpoint, "sent_at": sent_at}

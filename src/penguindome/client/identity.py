@@ -9,13 +9,17 @@ import socket
 from functools import cached_property
 from pathlib import Path
 
+from penguindome import json
 from penguindome.client.errors import NeedsRoot, NotSetUp
-from penguindome.files import read_limited
+from penguindome.errors import InvalidData
+from penguindome.files import read_limited, write_atomically
 from penguindome.openpgp import Certificate, DeviceKey
 from penguindome.paths import Paths
 
 KEY_LIMIT = 64 << 10
 AWAITED = "server.fingerprint"
+FORMER = "server-former.json"
+FORMER_LIMIT = 16 << 20
 _SET_UP = "run: sudo penguindome-client setup --bundle FILE"
 _NOT_IN_A_HOST_NAME = re.compile(r"[^a-z0-9.-]+")
 
@@ -42,6 +46,27 @@ class Identity:
     def server_certificate(self) -> Certificate:
         """The one certificate whose signatures may make something run here. Raises NotSetUp."""
         return Certificate.from_text(self._required("server.asc"))
+
+    @property
+    def former(self) -> tuple[Certificate, ...]:
+        """The server certificates that were pinned before, the newest first: good for verifying what is in force here
+        since their time, and for nothing that comes in. Raises InvalidData or KeyMaterialError.
+        """
+        return former_certificates(self.directory)
+
+    @property
+    def accepted_by(self) -> tuple[Certificate, ...]:
+        """The certificates by which what was accepted here may be signed, the one that is pinned now first."""
+        return (self.server_certificate, *self.former)
+
+    def repin(self, certificate: Certificate) -> None:
+        """Pin the certificate that a chain of statements led to. A crash at any instant leaves one of both pinned, and
+        the old one good for what is in force. Raises OSError.
+        """
+        texts = list(dict.fromkeys(each.text for each in self.accepted_by))
+        write_atomically(self.directory / FORMER, json.dumps({"certificates": texts}), mode=0o600)
+        write_atomically(self.directory / "server.asc", certificate.text, mode=0o600)
+        self.__dict__["server_certificate"] = certificate
 
     @property
     def awaited_fingerprint(self) -> str | None:
@@ -114,6 +139,18 @@ class Identity:
             return None
         except PermissionError as error:
             raise NeedsRoot(f"{path} belongs to root", hint="run this with sudo") from error
+
+
+def former_certificates(directory: Path) -> tuple[Certificate, ...]:
+    """`Identity.former` of the client whose state lies in `directory`."""
+    try:
+        document = json.loads_plain(read_limited(directory / FORMER, FORMER_LIMIT))
+    except FileNotFoundError:
+        return ()
+    texts = document.get("certificates") if isinstance(document, dict) else None
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise InvalidData(f"{directory / FORMER} is damaged")
+    return tuple(Certificate.from_text(text) for text in texts)
 
 
 def _derived(text: bytes) -> str:

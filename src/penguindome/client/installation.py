@@ -16,7 +16,7 @@ from pathlib import Path
 from penguindome.bundle import MAXIMUM_BYTES, Bundle
 from penguindome.client.context import Client, refuse_plain_http
 from penguindome.client.errors import NeedsRoot
-from penguindome.client.identity import AWAITED, KEY_LIMIT
+from penguindome.client.identity import AWAITED, FORMER, KEY_LIMIT
 from penguindome.client.state import ClientState, StateFile
 from penguindome.errors import InvalidData, PenguinDomeError, UsageError
 from penguindome.files import FileLock, ensure_directory, read_limited, write_atomically
@@ -195,7 +195,7 @@ def _device_key(directory: Path) -> tuple[DeviceKey, bool]:
 def _forget_server(client: Client, state: ClientState) -> ClientState:
     """What belonged to the old server is no business of the new one."""
     client.spool.clear()
-    for name in ("manifest.signed.json", "last-report.json", "repository.json", "last-contact"):
+    for name in (FORMER, "manifest.signed.json", "last-report.json", "repository.json", "last-contact"):
         (client.paths.client_state / name).unlink(missing_ok=True)
     return ClientState(sequence=state.sequence)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from penguindome import json
+from penguindome.client.identity import former_certificates
 from penguindome.client.state import no_space
 from penguindome.client.trust import has_expired
-from penguindome.errors import InvalidData, PenguinDomeError
+from penguindome.errors import InvalidData, PenguinDomeError, SignatureError
 from penguindome.files import read_limited, write_atomically
 from penguindome.manifest import Manifest, Problem, verify_tree
 from penguindome.openpgp import Certificate
@@ -66,14 +68,23 @@ def inspect(directory: Path, tree: Path, certificate: Certificate, *, now: datet
 
 
 def load(directory: Path, certificate: Certificate) -> Manifest | None:
-    """The manifest in force; None when there is none yet. Raises SignatureError, InvalidData or ManifestError."""
+    """The manifest in force; None when there is none yet. It may be signed by the key that was the server's when it was
+    put in force. Raises SignatureError, InvalidData, KeyMaterialError or ManifestError.
+    """
     try:
         document: Any = json.loads_plain(read_limited(directory / NAME, SIZE_LIMIT))
     except FileNotFoundError:
         return None
     if not isinstance(document, dict) or not all(isinstance(document.get(key), str) for key in ("text", "signature")):
         raise InvalidData(f"{directory / NAME} is damaged")
-    return Manifest.load(document["text"].encode(), document["signature"].encode(), certificate)
+    text, signature = document["text"].encode(), document["signature"].encode()
+    try:
+        return Manifest.load(text, signature, certificate)
+    except SignatureError:
+        for former in former_certificates(directory):
+            with suppress(SignatureError):
+                return Manifest.load(text, signature, former)
+        raise
 
 
 def keep(directory: Path, text: str, signature: str) -> None:

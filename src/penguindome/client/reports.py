@@ -36,8 +36,11 @@ def collect(client: Client, installed: Installed) -> dict[str, Any]:
 def own_report(client: Client, installed: Installed) -> dict[str, Any]:
     """What the client reports on itself, under the reserved name `penguindome`."""
     state = client.state
+    problem = {"server_key_problem": state.rotation_problem} if state.rotation_problem else {}
     return {
         "version": package_version(),
+        "server_key": client.identity.server_certificate.fingerprint,
+        **problem,
         "release": installed.manifest.release if installed.manifest else None,
         "manifest": installed.condition,
         "verification": [{"path": problem.path, "reason": problem.reason} for problem in installed.problems[:100]],

@@ -89,6 +89,12 @@ def _about_exchange(client: Client) -> list[str]:
         lines.append(
             f"The last exchange with the server failed: {state.last_error}{hint}. Nothing is lost; it is tried again."
         )
+    if state.rotation_problem:
+        lines.append(
+            f"The server seems to have another key ({state.rotation_hint}) than the one that this machine trusts, and"
+            f" nothing signed by that is taken: {state.rotation_problem}. Reports are delivered all the same."
+            " Tell the administrator."
+        )
     if abs(state.clock_offset) >= NOTABLE_OFFSET:
         off = _span(timedelta(seconds=abs(state.clock_offset)))
         which = "behind" if state.clock_offset > 0 else "ahead of"

@@ -67,6 +67,11 @@ class ClientState:
     newest_signed_at: datetime | None = None
     update_status: str = ""
 
+    # Another server key that was not followed: its fingerprint (by hearsay), why, and when.
+    rotation_hint: str = ""
+    rotation_problem: str = ""
+    rotation_problem_at: datetime | None = None
+
     spool_dropped: int = 0
     bad_reports: int = 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from penguindome.client import installed, trust
+from penguindome.client import installed, rotation_following, trust
 from penguindome.client.enrolment import note_refusal
 from penguindome.client.errors import Refused
 from penguindome.client.exchange import note_failure, note_success
@@ -63,6 +63,7 @@ def take(client: Client, answer: object) -> bool:
     """
     if not isinstance(answer, dict):
         return False
+    rotation_following.follow(client, answer)
     status = answer.get("status")
     client.state.update_status = status if status in ("current", "out-of-date") else ""
     for action in answer.get("patches") or ():

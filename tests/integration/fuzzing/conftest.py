@@ -10,6 +10,7 @@ import pytest
 
 from hostile_requests import Target
 from penguindome_server.passwords import password_context
+from published import publish, release
 from web_server import Server
 
 SETTINGS = {
@@ -17,13 +18,20 @@ SETTINGS = {
     "enrolment__automatic_ranges": ["127.0.0.0/8"],
     "metrics__ipranges": ["10.0.0.0/8"],
 }
+PUBLISHED = {"apt/dists/stable/InRelease": bytes(range(256)) * 4, "arch/penguindome.db": b"db"}
 
 
 def _target(root: Path, uri: str) -> Iterator[Target]:
     server = Server(root, uri)
     passwords = {"prometheus": password_context().hash("right")}
     try:
+        tree = publish(server.paths.repository, 1, PUBLISHED)
+        (tree / "apt/link").symlink_to("/etc/passwd")
+        (tree / "apt/up").symlink_to("../../..")
+        (tree / "apt/device").symlink_to("/dev/zero")
+        (server.paths.repository / "secret").write_text("secret")
         server.start(metrics__passwords=passwords, **SETTINGS)
+        release(server, 1)
         yield Target(server, server.enrolled("good"))
     finally:
         server.kill()

@@ -14,21 +14,8 @@ from typing import Any
 import pytest
 import requests
 
-from needs import require_program
 from penguindome.paths import ROOT_VARIABLE
-from web_server import PREFIX, Device, Server, free_port, until
-
-
-def certificate(directory: Path, name: str) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1, and its key."""
-    openssl = require_program("openssl")
-    crt, key = directory / f"{name}.crt", directory / f"{name}.key"
-    subprocess.run(
-        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key,
-         "-out", crt, "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"],
-        check=True, capture_output=True, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    return crt, key
+from web_server import PREFIX, Device, Server, certificate, free_port, until
 
 
 def healthy(port: int, crt: Path | None = None) -> bool:

@@ -84,30 +84,6 @@ def test_both_prefixes_both_forms_and_gzip_are_understood(device: Device) -> Non
         ).json() == nothing_new(device)
 
 
-def test_an_action_is_handed_out_until_it_is_acknowledged(device: Device) -> None:
-    action_id, client_id = secrets.token_hex(8), device.client_id
-    device.server.store.collection("patches").insert(
-        {"_id": action_id, "kind": "patch", "text": "{}", "signature": "sig", "issued_at": utc_now(),
-         "expires_at": at(hours=-1)}
-    )  # fmt: skip
-    device.server.store.collection("deliveries").insert(
-        {"_id": f"{action_id}:{client_id}", "action_id": action_id, "client_id": client_id, "state": "pending",
-         "queued_at": utc_now(), "hostname": device.hostname}
-    )  # fmt: skip
-    expected = [{"id": action_id, "text": "{}", "signature": "sig"}]
-    until(lambda: device.update().json()["patches"] == expected, what="delivery")
-    until(lambda: device.submit().json()["update"]["patches"] == expected, what="delivery with a report")
-    assert device.send(
-        "acknowledge_patch", device.data("acknowledge_patch", id=action_id, result={"status": "done"})
-    ).json() == {"status": "ok"}
-    until(lambda: device.update().json()["patches"] == [], what="the end of the delivery")
-    again = device.data("acknowledge_patch", id=action_id, result={"status": "failed"})
-    assert device.send("acknowledge_patch", again).status_code == 200
-    delivery = device.server.store.collection("deliveries").get(f"{action_id}:{client_id}")
-    assert delivery is not None
-    assert (delivery["state"], delivery["result"]) == ("done", {"status": "done"})
-
-
 def test_another_clients_action_cannot_be_acknowledged(device: Device) -> None:
     refused(
         device.send("acknowledge_patch", device.data("acknowledge_patch", id="none", result={"status": "done"})),

@@ -9,6 +9,7 @@ import click
 
 from penguindome_server.enrolment import STATES, approve, conflicts, find_client, predecessors, reject, revoke
 from penguindome_server.store import Document
+from penguindome_tools.acts import administrative
 from penguindome_tools.context import Context, pass_context
 from penguindome_tools.output import confirm, json_option, print_fields, print_json, print_table, safe
 
@@ -53,7 +54,13 @@ def command() -> None:
 @json_option
 @pass_context
 def list_command(context: Context, *, state: str | None, as_json: bool) -> None:
-    """List all clients, by host name."""
+    """List all clients, by host name.
+
+    \b
+    Examples:
+      penguindome clients list --state pending
+      penguindome clients list --json | jq -r '.[] | select(.failing != []) | .hostname'
+    """
     where = {"state": state} if state else None
     found = context.store.collection("clients").find(where, fields=FIELDS)
     rows = sorted((_row(document) for document in found), key=lambda row: (row["hostname"], row["client_id"]))
@@ -67,7 +74,13 @@ def list_command(context: Context, *, state: str | None, as_json: bool) -> None:
 @json_option
 @pass_context
 def show(context: Context, *, client: str, as_json: bool) -> None:
-    """Show all that is known of a client, the last report included."""
+    """Show all that is known of a client, the last report included.
+
+    \b
+    Examples:
+      penguindome clients show laptop7
+      penguindome clients show laptop7 --json | jq .plugins.os_info
+    """
     document = find_client(context.store, client)
     shown = {"client_id": document["_id"]} | {key: document[key] for key in document if key not in _NOT_SHOWN}
     if earlier := [one["_id"] for one in predecessors(context.store, document)]:
@@ -83,14 +96,22 @@ def show(context: Context, *, client: str, as_json: bool) -> None:
 @click.option("--replaces", metavar="OLD", help="The client that this machine was before it was installed anew.")
 @_yes_option
 @pass_context
+@administrative("clients approve")
 def approve_command(context: Context, *, client: str, replaces: str | None, yes: bool) -> None:
     """Enrol a client that waits, after comparing its id with the one that the machine shows.
 
     On the machine, `penguindome-client status` shows the id.
+
+    \b
+    Examples:
+      penguindome clients approve laptop7
+      penguindome clients approve 5A3F --replaces laptop7
     """
     states = ("pending", "enrolled") if replaces else ("pending",)
     document = _waiting_first(context, client, states)
     old = None if replaces is None else _other_than(context, replaces, document["_id"])
+    old_id = old["_id"] if old else None
+    context.acts_on(document["hostname"], client_id=document["_id"], replaces=old_id)
     others = [one for one in _conflicts(context, document) if old is None or one["_id"] != old["_id"]]
     for other in others:
         click.echo(f"warning: {_described(other)} has the same host name or machine-id", err=True)
@@ -98,7 +119,6 @@ def approve_command(context: Context, *, client: str, replaces: str | None, yes:
         confirm(f"Enrol {_described(document)} beside it?", yes=yes)
     if old is not None:
         confirm(f"Let {_described(document)} replace {_described(old)}?", yes=yes)
-    old_id = old["_id"] if old else None
     after = approve(context.store, document["_id"], who=context.who, now=context.clock(), replaces=old_id)
     click.echo(f"{_described(after)}")
 
@@ -107,9 +127,16 @@ def approve_command(context: Context, *, client: str, replaces: str | None, yes:
 @click.argument("client")
 @_yes_option
 @pass_context
+@administrative("clients reject")
 def reject_command(context: Context, *, client: str, yes: bool) -> None:
-    """Refuse a client that waits, for good; the machine can only ask again with a new key."""
+    """Refuse a client that waits, for good; the machine can only ask again with a new key.
+
+    \b
+    Example:
+      penguindome clients reject 5A3F
+    """
     document = find_client(context.store, client, states=("pending",))
+    context.acts_on(document["hostname"], client_id=document["_id"])
     confirm(f"Reject {_described(document)}?", yes=yes)
     click.echo(_described(reject(context.store, document["_id"], who=context.who, now=context.clock())))
 
@@ -118,9 +145,17 @@ def reject_command(context: Context, *, client: str, yes: bool) -> None:
 @click.argument("client")
 @_yes_option
 @pass_context
+@administrative("clients revoke")
 def revoke_command(context: Context, *, client: str, yes: bool) -> None:
-    """Refuse an enrolled client from now on, within five seconds; its repository credentials end too."""
+    """Refuse an enrolled client from now on, within five seconds; its repository credentials end too.
+
+    \b
+    Examples:
+      penguindome clients revoke laptop7
+      penguindome clients revoke laptop7 --yes
+    """
     document = find_client(context.store, client, states=("enrolled",))
+    context.acts_on(document["hostname"], client_id=document["_id"])
     confirm(f"Revoke {_described(document)}?", yes=yes)
     click.echo(_described(revoke(context.store, document["_id"], who=context.who, now=context.clock())))
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from penguindome.times import parse_duration
+from penguindome.times import format_duration, parse_duration
 from penguindome_server.enrolment_tokens import create_token, list_tokens
+from penguindome_tools.acts import administrative
 from penguindome_tools.context import Context, pass_context
 from penguindome_tools.enrolment_bundle import enrolment_bundle
 from penguindome_tools.output import json_option, output_to, print_json, print_table
@@ -50,6 +51,7 @@ _expires_option = click.option(
 @click.option("--ca", "ca_file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="Certificate that clients shall trust for TLS (PEM).")  # fmt: skip
 @pass_context
+@administrative("enrolment export")
 def export(context: Context, *, file: str, with_token: bool, lifetime: timedelta, ca_file: Path | None) -> None:
     """Write the enrolment bundle to FILE, readable by you alone (`-`: standard output).
 
@@ -58,7 +60,14 @@ def export(context: Context, *, file: str, with_token: bool, lifetime: timedelta
 
     \b
       penguindome-client setup --bundle FILE
+
+    \b
+    Examples:
+      penguindome enrolment export laptops.bundle
+      penguindome enrolment export --token --expires 2d one.bundle
     """
+    lives = {"token_lives": format_duration(lifetime)} if with_token else {}
+    context.acts_on(file, **lives)
     now = context.clock()
     with context.as_root():
         bundle = enrolment_bundle(context.settings, context.paths, now=now, with_key=not with_token, ca_file=ca_file)
@@ -72,6 +81,7 @@ def export(context: Context, *, file: str, with_token: bool, lifetime: timedelta
 @command.command()
 @_expires_option
 @pass_context
+@administrative("enrolment token")
 def token(context: Context, *, lifetime: timedelta) -> None:
     """Make a token that enrols one machine at once, and print it. It is not shown again.
 
@@ -82,6 +92,7 @@ def token(context: Context, *, lifetime: timedelta) -> None:
     Example:
       penguindome enrolment token --expires 2d > token.txt
     """
+    context.acts_on(token_lives=format_duration(lifetime))
     click.echo(create_token(context.store, who=context.who, now=context.clock(), lifetime=lifetime))
 
 
@@ -89,7 +100,12 @@ def token(context: Context, *, lifetime: timedelta) -> None:
 @json_option
 @pass_context
 def list_command(context: Context, *, as_json: bool) -> None:
-    """List the one-time tokens of the last month, and which machine used each."""
+    """List the one-time tokens of the last month, and which machine used each.
+
+    \b
+    Example:
+      penguindome enrolment list --json | jq '.[] | select(.state == "good")'
+    """
     now = context.clock()
     rows = [_row(document, now) for document in list_tokens(context.store)]
     columns = ("token", "state", "created_at", "created_by", "expires_at", "used_at", "used_by")

@@ -17,6 +17,7 @@ from penguindome_server.mail import MailNotSent, send
 from penguindome_server.server_issues import SERVER_ID
 from penguindome_server.signed_expiry import expiring
 from penguindome_server.store import Document
+from penguindome_tools.acts import administrative
 from penguindome_tools.context import Context, pass_context
 from penguindome_tools.output import json_option, print_json, print_table
 
@@ -150,6 +151,7 @@ def _rank(issue: Listed) -> tuple[int, str, str]:
 @click.option("--details", default="", help="What a reader should know about it.")
 @click.option("--severity", type=click.Choice(SEVERITIES), help="Default: the check's, or medium.")
 @pass_context
+@administrative("issues open")
 def open_command(context: Context, *, host: str, name: str, details: str, severity: str | None) -> None:
     """Open the issue NAME on a client by hand. Only `close` closes it.
 
@@ -159,10 +161,12 @@ def open_command(context: Context, *, host: str, name: str, details: str, severi
     """
     if not name.strip() or not name.isprintable():
         raise UsageError("the name of an issue must be printable text")
+    client = find_client(context.store, host)
+    context.acts_on(client["hostname"], client_id=client["_id"], issue=name, details=details)
     open_issue(
         context.store,
         context.checks,
-        find_client(context.store, host),
+        client,
         name,
         who=context.who,
         now=context.clock(),
@@ -175,6 +179,7 @@ def open_command(context: Context, *, host: str, name: str, details: str, severi
 @click.argument("words", nargs=-1, required=True, metavar="HOST NAME | ID")
 @click.option("--reason", default="", help="Why; kept in the issue's history.")
 @pass_context
+@administrative("issues close")
 def close_command(context: Context, *, words: Sequence[str], reason: str) -> None:
     """Close an open issue by hand: the issue NAME of a client, or the one with this ID.
 
@@ -186,6 +191,7 @@ def close_command(context: Context, *, words: Sequence[str], reason: str) -> Non
       penguindome issues close 3fb1c0a5d2
     """
     issue = _find_issue(context, words)
+    context.acts_on(issue["hostname"], client_id=issue["client_id"], issue=issue["name"], reason=reason)
     close_issue(context.store, issue["_id"], who=context.who, now=context.clock(), reason=reason)
 
 

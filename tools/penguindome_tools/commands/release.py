@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from penguindome.errors import UsageError
-from penguindome.openpgp import Certificate
+from penguindome.errors import PenguinDomeError, UsageError
 from penguindome_server import halting
 from penguindome_server.enrolment import find_client
 from penguindome_server.rollout import offered
@@ -110,7 +109,7 @@ def rollback_command(context: Context, *, number: int | None, message: str, cana
         documents = records.newest_first(context.store)
         old = records.before(documents) if number is None else records.one(context.store, number)
         said = message or f"back to the content of release {old['content_of']}"
-        return order_of_release(context, signing.certificate, old, stage, said)
+        return order_of_release(context, signing, old, stage, said)
 
     _release(context, order, yes=yes, dry_run=False)
 
@@ -128,9 +127,13 @@ def _release(context: Context, order_for: Callable[[Signing], Order], *, yes: bo
     def steps(names: list[str]) -> Iterator[str]:
         return progress(names, length=len(names), label="making packages")
 
-    with completion.one_at_a_time(context), completion.signing(context) as signing:
-        finished = None if dry_run else completion.finish(context, signing)
-        document = create(context, order_for(signing), signing, agree=agree, steps=steps, finished=finished)
+    try:
+        with completion.one_at_a_time(context), completion.signing(context) as signing:
+            finished = None if dry_run else completion.finish(context, signing)
+            document = create(context, order_for(signing), signing, agree=agree, steps=steps, finished=finished)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise PenguinDomeError(f"no release was made: {where}{error.strerror or error}") from error
     if document is not None:
         click.echo(f"release {document['version']} is published: {records.state(document)}")
 
@@ -186,14 +189,12 @@ def verify_command(context: Context, *, number: int | None, as_json: bool) -> No
     """Compare everything on the disk of release N, or of all releases, with what was signed; 1: something is wrong."""
     documents = [records.one(context.store, number)] if number else records.newest_first(context.store)
     now, paths = context.clock(), context.paths
-    with context.as_root():
-        completion.require_keys(paths)
-        certificate = Certificate.from_text((paths.releases / "server.asc").read_text())
+    with completion.signing(context) as signing, context.as_root():
         problems = [
             vars(problem)
             for document in progress(documents, length=len(documents), label="verifying")
             for problem in verify_release(
-                paths.releases / str(document["release"]), document["release"], certificate,
+                paths.releases / str(document["release"]), document["release"], signing.certificates,
                 now=now, pruned=document["pruned_at"] is not None,
             )
         ]  # fmt: skip

@@ -17,6 +17,7 @@ from penguindome.questions import Answers, InvalidAnswer, complete, format_answe
 from penguindome.settings import Settings
 from penguindome_server.settings import load_server_settings
 from penguindome_tools import installation, units
+from penguindome_tools.acts import administrative
 from penguindome_tools.answers import checks, new_settings, present_answers, require_consistent
 from penguindome_tools.context import Context, pass_context
 from penguindome_tools.questions import QUESTIONS
@@ -58,6 +59,7 @@ _SETTING_OF_OPTION = {
 )
 @click.option("--check", metavar="QUESTION", hidden=True, help="Look at the answer to one question of --answers only.")
 @pass_context
+@administrative("setup", unless=("print_only", "check"))
 def command(
     context: Context, /, *, answer_file: str | None, print_only: bool, yes: bool, start: bool, self_signed: bool,
     client_tree: Path | None, check: str | None, **options: str | int | None,
@@ -142,9 +144,12 @@ def _set_up(
     """Make of this machine what was answered, and say what it is now."""
     paths = context.paths
     installation.require_valid(settings, values)
+    context.acts_on(answered=sorted(values))
     installation.make_directories(paths)
     identity = installation.make_keys(paths)
-    settings = installation.write_settings(paths, values, self_signed=self_signed)
+    before, settings = settings, installation.write_settings(paths, values, self_signed=self_signed)
+    changed = [f"{name}: {settings.shown(name)}" for name in settings if settings[name] != before[name]]
+    context.acts_on(changed=changed, server_key=identity.server_fingerprint)
     for warning in installation.warnings(paths, settings, values):
         click.echo(f"warning: {warning}", err=True)
     signed = installation.sign_manifest(paths, client_tree or installation.client_tree(paths), now=context.clock())

@@ -13,6 +13,7 @@ from penguindome.files import read_limited
 from penguindome_server.store import Document, open_store
 from penguindome_server.store.copying import copy_store
 from penguindome_server.store.schema import SCHEMA
+from penguindome_tools.acts import administrative
 from penguindome_tools.context import Context, pass_context
 from penguindome_tools.output import json_option, print_json, print_table, progress, safe
 
@@ -63,6 +64,7 @@ def check_command(context: Context, *, as_json: bool) -> None:
 @click.argument("target")
 @json_option
 @pass_context
+@administrative("store copy")
 def copy_command(context: Context, *, source: str, target: str, as_json: bool) -> None:
     """Copy all documents of SOURCE into TARGET, which must be empty, and compare the two at the end.
 
@@ -81,8 +83,9 @@ def copy_command(context: Context, *, source: str, target: str, as_json: bool) -
         raise UsageError("source and target are the same store")
     context.become_service_user()
     with closing(open_store(source_uri)) as original, closing(open_store(target_uri)) as copy:
-        summaries = copy_store(original, copy, _shown)
         shown = original.uri, copy.uri
+        context.acts_on(source=shown[0], target=shown[1])
+        summaries = copy_store(original, copy, _shown)
     rows = [
         {"collection": summary.name, "documents": summary.documents, "digest": summary.digest} for summary in summaries
     ]
@@ -98,14 +101,17 @@ def copy_command(context: Context, *, source: str, target: str, as_json: bool) -
 
 
 def _uri(context: Context, word: str) -> str:
-    if word == "settings":
-        return str(context.settings["database.uri"])
-    if word.startswith("@"):
-        try:
-            return read_limited(Path(word[1:]), _LONGEST_URI).decode().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{word[1:]} cannot be read: {error}", hint="it must hold the URI of a store") from error
-    return word
+    return str(context.settings["database.uri"]) if word == "settings" else given_uri(word)
+
+
+def given_uri(word: str) -> str:
+    """A URI as it was typed, or the one in a file (`@FILE`). Raises UsageError."""
+    if not word.startswith("@"):
+        return word
+    try:
+        return read_limited(Path(word[1:]), _LONGEST_URI).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{word[1:]} cannot be read: {error}", hint="it must hold the URI of a store") from error
 
 
 def _shown(documents: Iterator[Document], count: int, label: str) -> Iterator[Document]:

@@ -64,8 +64,11 @@ def signing(context: Context) -> Iterator[Signing]:
         keyring = ServerKeyring(context.paths.keys / "gnupg")
     try:
         with context.as_root():
-            certificate = Certificate.from_text(keyring.certificate(fingerprint))
-        yield Signing(keyring, certificate, owner[1] if owner else None)
+            certificate, *earlier = (
+                Certificate.from_text(keyring.certificate(each))
+                for each in (fingerprint, *(other for other in keyring.fingerprints() if other != fingerprint))
+            )
+        yield Signing(keyring, certificate, tuple(earlier), owner[1] if owner else None)
     finally:
         with context.as_root():
             keyring.close()

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from penguindome.errors import PenguinDomeError
+from penguindome.errors import PenguinDomeError, SignatureError
 from penguindome.files import read_limited
 from penguindome.manifest import LARGEST, Manifest
-from penguindome.openpgp import LONGEST_SIGNATURE, Certificate
+from penguindome.openpgp import LONGEST_SIGNATURE
 from penguindome.paths import Paths
 from penguindome.release import InvalidRelease
 from penguindome_server.store import Document, Store
@@ -18,7 +18,7 @@ from penguindome_tools.enrolment_bundle import enrolment_bundle
 from penguindome_tools.releases import carried_settings, completion, naming, records
 from penguindome_tools.releases.changes import Change, changes
 from penguindome_tools.releases.making import Prepared, Signing, make_release, prepare, working
-from penguindome_tools.releases.release_files import load_release
+from penguindome_tools.releases.release_files import ReleaseFiles, load_release
 from penguindome_tools.releases.site_files import SiteFiles, load_release_settings, read_site_files
 from penguindome_tools.releases.sources import carried_packages, sources_of
 from penguindome_tools.releases.staged import ARMOURED, MANIFEST
@@ -65,9 +65,7 @@ def order_of_site(context: Context, packages: Path, stage: records.Stage, messag
     return Order(found, tuple(context.settings["releases.kinds"]), site, stage, message, warnings=warnings)
 
 
-def order_of_release(
-    context: Context, certificate: Certificate, old: Document, stage: records.Stage, message: str
-) -> Order:
+def order_of_release(context: Context, signing: Signing, old: Document, stage: records.Stage, message: str) -> Order:
     """The content of an older release, whose packages are looked at before anything is made of them.
 
     Raises InvalidRelease when they are gone, or not what was signed.
@@ -76,13 +74,23 @@ def order_of_release(
     if old["pruned_at"]:
         raise InvalidRelease(f"the packages of release {number} were removed", hint="choose another: release list")
     with context.as_root():
-        held = load_release(context.paths.releases / str(number), number, certificate)
+        held = _load(context.paths.releases / str(number), number, signing)
     packages = {kind: held.directory / package.name for kind, package in held.description.packages.items()}
     wanted = context.settings["releases.kinds"]
     kinds = tuple(kind for kind in wanted if kind in packages or kind == "tar")
     missing = [kind for kind in wanted if kind not in kinds]
     warnings = (f"release {number} has no package of the kind {', '.join(missing)}",) if missing else ()
     return Order(packages, kinds, None, stage, message, old["content_of"], warnings)
+
+
+def _load(directory: Path, number: int, signing: Signing) -> ReleaseFiles:
+    """The release, verified by the key that was in use when it was made. Raises InvalidRelease or SignatureError."""
+    for certificate in signing.earlier:
+        try:
+            return load_release(directory, number, certificate)
+        except SignatureError:
+            continue
+    return load_release(directory, number, signing.certificate)
 
 
 def create(
@@ -129,9 +137,14 @@ def newest_manifest(paths: Paths, store: Store, signing: Signing) -> tuple[Docum
         place = paths.releases / str(document["release"]) / MANIFEST
         try:
             signature = read_limited(place.with_name(MANIFEST + ARMOURED), LONGEST_SIGNATURE)
-            return document, Manifest.load(read_limited(place, LARGEST), signature, signing.certificate)
+            text = read_limited(place, LARGEST)
         except (PenguinDomeError, OSError):
             continue
+        for certificate in signing.certificates:
+            try:
+                return document, Manifest.load(text, signature, certificate)
+            except PenguinDomeError:
+                continue
     return None
 
 

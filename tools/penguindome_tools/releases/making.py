@@ -43,11 +43,18 @@ SIGNATURE = ".sig"
 
 @dataclass(frozen=True)
 class Signing:
-    """Root's keyring, the server's certificate, and the group that may read what is secret."""
+    """Root's keyring, the certificates of the server key and of those before it, who may read what is secret."""
 
     keyring: ServerKeyring
     certificate: Certificate
+    earlier: tuple[Certificate, ...] = ()
     secret_group: int | None = None
+    """The id of the group that may read the tar; None where there is no service user."""
+
+    @property
+    def certificates(self) -> tuple[Certificate, ...]:
+        """Those that this server signed releases by, the one in use first."""
+        return (self.certificate, *self.earlier)
 
     @property
     def fingerprint(self) -> str:

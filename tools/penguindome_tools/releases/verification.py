@@ -6,14 +6,14 @@ Everything is looked at, and everything that is wrong is told; `publication` loo
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
-from penguindome.errors import PenguinDomeError
+from penguindome.errors import PenguinDomeError, SignatureError
 from penguindome.files import read_limited
 from penguindome.manifest import LARGEST as LARGEST_MANIFEST
 from penguindome.manifest import Manifest, verify_tree
@@ -38,10 +38,13 @@ class Problem:
 
 
 def verify_release(
-    directory: Path, number: int, certificate: Certificate, *, now: datetime, pruned: bool = False
+    directory: Path, number: int, certificates: Sequence[Certificate], *, now: datetime, pruned: bool = False
 ) -> list[Problem]:
-    """All that is wrong with release `number` in `directory`; of a `pruned` one only the signed texts are left."""
-    found = _Verifying(directory, number, certificate).all(now, pruned=pruned)
+    """All that is wrong with release `number` in `directory`; of a `pruned` one only the signed texts are left.
+
+    It may be signed by any of `certificates`: those of the server key, and of the keys before it.
+    """
+    found = _Verifying(directory, number, certificates).all(now, pruned=pruned)
     return [Problem(number, file, problem) for file, problem in found]
 
 
@@ -49,10 +52,10 @@ Found = Iterator[tuple[str, str]]
 
 
 class _Verifying:
-    def __init__(self, directory: Path, number: int, certificate: Certificate) -> None:
+    def __init__(self, directory: Path, number: int, certificates: Sequence[Certificate]) -> None:
         self.directory = directory
         self.number = number
-        self.certificate = certificate
+        self.certificates = certificates
         self.problems: list[tuple[str, str]] = []
 
     def all(self, now: datetime, *, pruned: bool) -> Found:
@@ -89,11 +92,20 @@ class _Verifying:
 
     def description(self, name: str) -> Description:
         text = read_limited(self.directory / name, LARGEST_DESCRIPTION)
-        return Description.load(text, self.signature(name + ARMOURED), self.certificate)
+        return self.by_us(lambda certificate: Description.load(text, self.signature(name + ARMOURED), certificate))
 
     def manifest(self, name: str) -> Manifest:
         text = read_limited(self.directory / name, LARGEST_MANIFEST)
-        return Manifest.load(text, self.signature(name + ARMOURED), self.certificate)
+        return self.by_us(lambda certificate: Manifest.load(text, self.signature(name + ARMOURED), certificate))
+
+    def by_us(self, verify: Callable[[Certificate], T]) -> T:
+        """What `verify` makes of the certificate that fits. Raises SignatureError when none does."""
+        for certificate in self.certificates[1:]:
+            try:
+                return verify(certificate)
+            except SignatureError:
+                continue
+        return verify(self.certificates[0])
 
     def signature(self, name: str) -> bytes:
         return read_limited(self.directory / name, LONGEST_SIGNATURE)
@@ -108,10 +120,14 @@ class _Verifying:
             return
         if kind == "pacman":
             self.reading(
-                package.name + SIGNATURE, lambda name: self.certificate.verify_binary(data, self.signature(name))
+                package.name + SIGNATURE,
+                lambda name: self.by_us(lambda certificate: certificate.verify_binary(data, self.signature(name))),
             )
         elif kind == "tar":
-            self.reading(package.name + ARMOURED, lambda name: self.certificate.verify(data, self.signature(name)))
+            self.reading(
+                package.name + ARMOURED,
+                lambda name: self.by_us(lambda certificate: certificate.verify(data, self.signature(name))),
+            )
             if (self.directory / package.name).stat().st_mode & 0o007:
                 self.problems.append((package.name, "can be read by everybody, and holds the enrolment key"))
         if manifest is not None:
@@ -121,10 +137,9 @@ class _Verifying:
         """Compare what is in a package with the manifest."""
         with tempfile.TemporaryDirectory(prefix="penguindome-verify-") as directory:
             tree = unpack(kind, self.directory / name, Path(directory) / "package").root / TREE
-            if (tree / MANIFEST).read_bytes() != manifest.data:
-                self.problems.append((name, f"{MANIFEST} in it is another one"))
-            if (tree / KIND_FILE).read_text() != f"{kind}\n":
-                self.problems.append((name, f"{KIND_FILE} in it is not {kind}"))
+            for file, expected in ((MANIFEST, manifest.data), (KIND_FILE, f"{kind}\n".encode())):
+                if not (tree / file).is_file() or (tree / file).read_bytes() != expected:
+                    self.problems.append((name, f"{file} in it is missing, or another one"))
             named = Path(directory) / "named"
             lay_out(tree, named)
             for problem in verify_tree(manifest, named):

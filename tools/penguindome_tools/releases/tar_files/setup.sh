@@ -207,7 +207,7 @@ uninstall() {
     fi
     rm -f "$link" "$link.new"
     rm -rf "$releases"
-    rmdir "$home" 2>/dev/null || true
+    for directory in "$home" "$root/usr/share/doc/penguindome-client"; do rmdir "$directory" 2>/dev/null || true; done
     if runs_systemd; then systemctl daemon-reload; fi
     echo "The client is removed. Settings, keys and reports stay, in $settings, $state and $logs."
 }

@@ -1,0 +1,56 @@
+"""What a store that comes out of a backup has to be told before a server goes on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from penguindome_server.store import Document, Store
+
+RELEASES = "releases"
+"""`_id` of the document of `server_state` whose `floor` no new release may have a number below."""
+MARGIN = 100
+"""How many releases may have been made between the backup and the loss of the server."""
+
+
+def prepare(store: Store, releases: Iterable[int]) -> int:
+    """Let tokens of all clients re-synchronise once, and numbers of releases begin above all that may have been given
+    since; returns the floor. `releases`: numbers known from elsewhere.
+    """
+    highest = max((0, *releases, *_known_releases(store)))
+    clients = store.collection("clients")
+    for document in clients.find(fields=("_id",)):
+        clients.update(document["_id"], _resynchronising)
+
+    def raised(document: Document | None) -> Document:
+        return {**(document or {"_id": RELEASES}), "floor": highest + MARGIN}
+
+    store.collection("server_state").update(RELEASES, raised)
+    return highest + MARGIN
+
+
+def _resynchronising(document: Document | None) -> Document | None:
+    if document is None or not document.get("exchange"):
+        return None
+    return {**document, "exchange": {**document["exchange"], "resynchronise": True}}
+
+
+def _known_releases(store: Store) -> Iterable[int]:
+    """The numbers that the store knows of: of releases, of what clients have, of an earlier floor."""
+    state = store.collection("server_state").get(RELEASES) or {}
+    yield from _numbers(state.get("floor"))
+    for release in store.collection("releases").find(fields=("release",)):
+        yield from _numbers(release.get("release"))
+    fields = ("release", "plugins.penguindome.release", "plugins.penguindome.update.release")
+    for client in store.collection("clients").find(fields=fields):
+        own = client.get("plugins", {}).get("penguindome")
+        own = own if isinstance(own, dict) else {}
+        update = own.get("update")
+        told = update.get("release") if isinstance(update, dict) else None
+        for value in (client.get("release"), own.get("release"), told):
+            yield from _numbers(value)
+
+
+def _numbers(value: Any) -> list[int]:
+    # What clients told is hostile: a number from space must not end all releases.
+    return [value] if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1_000_000_000 else []

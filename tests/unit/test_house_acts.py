@@ -1,0 +1,79 @@
+"""Each command of `penguindome` is told in the administrative log or known to change nothing, and shows examples."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from penguindome_tools.acts import act_of
+from penguindome_tools.cli import penguindome
+
+READ_ONLY = {
+    "audit-trail": "shows",
+    "checks lint": "reads files",
+    "checks list": "shows",
+    "checks test": "evaluates a query",
+    "clients list": "shows",
+    "clients show": "shows",
+    "enrolment list": "shows",
+    "issues audit": "finds what time brought, as the server does by itself; nobody decides anything",
+    "issues list": "shows",
+    "log show": "shows; what waited to be told is told",
+    "log verify": "reads; what waited to be told is told",
+    "settings": "shows",
+    "store check": "reads",
+}
+
+
+def commands(group: click.Group = penguindome, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Every command that does something, by the words that are typed."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        assert found is not None
+        words = f"{before} {name}".strip()
+        if isinstance(found, click.Group):
+            yield from commands(found, words)
+            assert not found.invoke_without_command, f"{words} does something by itself: this test must look at it"
+        else:
+            yield words, found
+
+
+COMMANDS = dict(commands())
+
+
+def test_there_are_commands() -> None:
+    assert {"clients revoke", "setup", "log verify"} <= COMMANDS.keys()
+
+
+@pytest.mark.parametrize("words", sorted(COMMANDS))
+def test_each_command_is_told_under_its_own_name_or_changes_nothing(words: str) -> None:
+    act = act_of(COMMANDS[words])
+    if words in READ_ONLY:
+        assert act is None, f"{words} is told: take it off the list of those that change nothing"
+    else:
+        assert act == words, f"mark the function of `{words}` as @administrative({words!r}) below @pass_context"
+
+
+def test_the_list_names_no_command_that_is_gone() -> None:
+    assert READ_ONLY.keys() - COMMANDS.keys() == set()
+
+
+@pytest.mark.parametrize("words", sorted(COMMANDS.keys() - READ_ONLY.keys()))
+def test_each_act_says_what_it_is_on(words: str) -> None:
+    callback = COMMANDS[words].callback
+    module = inspect.getmodule(inspect.unwrap(callback)) if callback else None
+    assert module is not None
+    calls = {node.attr for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.Attribute)}
+    assert "acts_on" in calls
+
+
+@pytest.mark.parametrize("words", sorted(COMMANDS))
+def test_each_command_shows_examples_of_itself(words: str) -> None:
+    text = inspect.cleandoc(COMMANDS[words].help or "")
+    _, _, examples = text.partition("\b\nExample")
+    assert f"penguindome {words}" in examples, f"the help of `{words}` ends with examples of it"
