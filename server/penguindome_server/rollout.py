@@ -21,6 +21,7 @@ from datetime import datetime
 from penguindome_server.store import Document, Store
 
 REMEMBER_SECONDS = 1.0
+MOST_ARE_WITHIN = 8
 KEPT_BEFORE = 2
 """How many releases before the newest can still be fetched by who has an index of yesterday."""
 
@@ -60,14 +61,21 @@ def bucket(client_id: str, release: int) -> int:
 
 def offers(store: Store) -> list[Offer]:
     """What is offered, newest first, down to the newest that is for everybody: nobody is due an older one."""
-    found: list[Offer] = []
-    for document in store.collection("releases").find(sort="-release"):
-        if document.get("halted_at") or document.get("pruned_at"):
-            continue
-        found.append(Offer.of(document))
-        if found[-1].promoted:
-            break
-    return found
+    releases = store.collection("releases")
+    # Nearly always the first few are enough, and a second later they are looked at again.
+    for limit in (MOST_ARE_WITHIN, None):
+        found: list[Offer] = []
+        seen = 0
+        for document in releases.find(sort="-release", limit=limit):
+            seen += 1
+            if document.get("halted_at") or document.get("pruned_at"):
+                continue
+            found.append(Offer.of(document))
+            if found[-1].promoted:
+                return found
+        if limit is None or seen < limit:
+            return found
+    return []
 
 
 def offered(store: Store) -> list[int]:

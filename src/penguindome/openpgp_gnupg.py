@@ -77,7 +77,7 @@ class GnuPG:
             deadline = time.monotonic() + 2
             while (link / "S.gpg-agent").exists() and time.monotonic() < deadline:
                 time.sleep(0.005)
-            if Path(f"/run/user/{os.getuid()}").is_dir():
+            if os.access(f"/run/user/{os.getuid()}", os.X_OK):
                 # There gpg puts its sockets into a directory of its own, one for every name of a home directory.
                 run([*gpgconf, "--remove-socketdir"], timeout=10, check=False)
         except ProcessError as error:
