@@ -336,7 +336,7 @@ def _put_in_place(paths: Paths, trees: Path, *, now: datetime) -> Path | None:
         source = trees / tree
         if place.is_dir():
             for child in sorted(place.iterdir()):
-                if f"{tree}/{child.name}" not in LEFT_OUT:
+                if f"{tree}/{child.name}" not in LEFT_OUT and not _was_empty(child):
                     ensure_directory(aside, 0o700)
                     ensure_directory(aside / tree, 0o700)
                     shutil.move(child, aside / tree / child.name)
@@ -351,13 +351,21 @@ def _put_in_place(paths: Paths, trees: Path, *, now: datetime) -> Path | None:
     return aside if aside.exists() else None
 
 
-def _move(source: Path, place: Path) -> None:
-    """Move to a place that may be on another file system, with the owners; hard links between trees are then copies."""
+def _was_empty(path: Path) -> bool:
+    """Remove a directory that is empty, as those are that a setup makes; says whether it was one."""
     try:
-        source.rename(place)
+        path.rmdir()
     except OSError:
-        shutil.move(source, place)
-        return
+        return False
+    return True
+
+
+def _move(source: Path, place: Path) -> None:
+    """Move to a place that may be on another file system; there hard links between trees become copies."""
+    ids = {path: path.lstat() for path in (source, *source.rglob("*"))} if os.geteuid() == 0 else {}
+    shutil.move(source, place)
+    for path, status in ids.items():
+        os.chown(place / path.relative_to(source), status.st_uid, status.st_gid, follow_symlinks=False)
 
 
 def _warnings(paths: Paths, settings: Settings, database: str | None) -> Iterator[str]:
