@@ -86,8 +86,8 @@ def tree_of(site: Paths, number: int, kind: str, tmp_path: Path) -> Path:
 
 
 def everything(site: Paths) -> dict[str, bytes]:
-    """All files but logs, the store and locks."""
-    kept = ("var/log", "var/lib/penguindome/server", "gnupg")
+    """All files but logs (that of administrative acts too), the store and locks."""
+    kept = ("var/log", "var/lib/penguindome/server", "gnupg", "admin_log")
     return {
         str(path.relative_to(site.root)): path.read_bytes()
         for path in site.root.rglob("*")

@@ -162,7 +162,7 @@ def owners(site: Site) -> dict[str, tuple[int, int, int]]:
             if not path.is_socket() and not path.name.endswith(("-wal", "-shm", "-queue", "lock", "~", "random_seed")):
                 status = path.lstat()
                 found[str(path)] = (status.st_uid, status.st_gid, status.st_mode)
-    return {name: values for name, values in found.items() if ".replaced-" not in name}
+    return {name: values for name, values in found.items() if ".replaced-" not in name and ".acts/" not in name}
 
 
 def test_what_is_restored_belongs_to_whom_it_belonged_and_the_service_user_can_serve(site: Site) -> None:

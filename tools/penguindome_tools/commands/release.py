@@ -70,7 +70,7 @@ _canary_option = click.option(
 )  # fmt: skip
 @_yes_option
 @pass_context
-@administrative("release create")
+@administrative("release create", unless=("dry_run",))
 def create_command(
     context: Context, *, message: str, canaries: Sequence[str], dry_run: bool, packages: Path | None, yes: bool
 ) -> None:
