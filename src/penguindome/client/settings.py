@@ -1,14 +1,21 @@
-"""The client's settings: defaults, then `/etc/penguindome/client.d/*.yml` in name order, then `client.yml`."""
+"""The client's settings: defaults, then what the release says (`settings/*.yml` of the client's tree), then what
+patches say, then `/etc/penguindome/client.d/*.yml`, each in name order, then `client.yml`.
+"""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+from penguindome.client import generations
+from penguindome.errors import SettingsError
 from penguindome.logging import LOGGING_SETTINGS
 from penguindome.paths import Paths
 from penguindome.settings import Schema, Setting, Settings, load
 
+RELEASED = "settings"
+"""Where in the client's tree, and in what patches lay over it, settings lie."""
 KIBIBYTE = 1 << 10
 MEBIBYTE = 1 << 20
 
@@ -113,8 +120,30 @@ CLIENT_SETTINGS = Schema(
 
 
 def load_client_settings(paths: Paths) -> Settings:
-    """The settings of the client below `paths`. Raises SettingsError with file and line."""
-    return load(CLIENT_SETTINGS, paths.settings / "client.yml", paths.settings / "client.d")
+    """The settings of the client below `paths`. Raises SettingsError with file and line.
+
+    Those of patches were looked at before they were applied. Should they have stopped to fit since, they are left out
+    and warned of: a client that does not start could not be sent others.
+    """
+    generation = generations.in_force(paths.client_state)
+    if generation is None:
+        return _load(paths)
+    try:
+        return _load(paths, generation / RELEASED)
+    except SettingsError as error:
+        settings = _load(paths)
+        settings.warnings = (*settings.warnings, f"the settings of patches are left out: {error.message}")
+        return settings
+
+
+def check_overlay(paths: Paths, generation: Path) -> None:
+    """Raise SettingsError, with file and line, unless all can be read with those of a generation of patches."""
+    _load(paths, generation / RELEASED)
+
+
+def _load(paths: Paths, *patches: Path) -> Settings:
+    directories = (paths.client_code / RELEASED, *patches, paths.settings / "client.d")
+    return load(CLIENT_SETTINGS, paths.settings / "client.yml", *directories)
 
 
 def plugin_setting(settings: Settings, name: str, default: Any) -> Any:
