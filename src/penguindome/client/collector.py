@@ -77,13 +77,17 @@ def run_plugins(place: Place, manifest: Manifest, names: Mapping[str, str], limi
         return _side_by_side({name: _job(place(path), manifest, path, limits) for name, path in names.items()}, kill)
 
 
-def run_program(tree: Path, manifest: Manifest, path: str, limits: Limits) -> processes.Completed:
-    """Run one program of the manifest, after comparing its contents. Raises ManifestError or ProcessError."""
+def run_program(
+    tree: Path, manifest: Manifest, path: str, limits: Limits, *, more: Mapping[str, str] | None = None
+) -> processes.Completed:
+    """Run one program of the manifest, after comparing its contents; `more` is added to its environment. Raises
+    ManifestError or ProcessError.
+    """
     open_verified(manifest, tree, path)
     return processes.run(
         [str(tree / path)],
         timeout=limits.timeout.total_seconds(),
-        env=environment(os.environ),
+        env={**environment(os.environ), **(more or {})},
         cwd="/",
         check=False,
         output_limit=limits.output,

@@ -59,6 +59,7 @@ def finished(client: Client) -> list[Ran]:
     for record in _records(client):
         if record.running and record.result is None and _nobody_runs(client):
             record = client.records.load(record.id) or record
+            children.kill_marked(record.id)
             record.result = record.result or _no_result(INTERRUPTED)
         if record.result is not None:
             ran.append(Ran(record, record.title, record.result["reason"] is None, record.result))
@@ -126,7 +127,8 @@ def _run(installed: Installed, record: Record, limits: collector.Limits) -> Comp
     named = manifest.files.get(record.path) if manifest is not None else None
     if manifest is None or named is None or named.sha256 != record.sha256:
         raise PenguinDomeError("the manifest in force does not name it any more")
-    return collector.run_program(installed.place(record.path), manifest, record.path, limits)
+    mark = {children.MARK: record.id}
+    return collector.run_program(installed.place(record.path), manifest, record.path, limits, more=mark)
 
 
 def _records(client: Client) -> list[Record]:

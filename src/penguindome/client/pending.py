@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from penguindome.client import attempts, transient, trust
+from penguindome.client import attempts, children, transient, trust
 from penguindome.client.acknowledgement import tell
 from penguindome.client.action_records import RELEASE_COMMAND
 from penguindome.client.errors import Refused, ServerError
@@ -47,6 +47,7 @@ def _look_at(client: Client, action_id: str) -> Record | None:
         return None
     if record.running:
         log.warning("{} {}: {}", record.kind, action_id, attempts.INTERRUPTED)
+        children.kill_marked(action_id)
         attempts.note_interrupted(record, now=now, seed=client.identity.client_id)
         records.save(record)
     if not record.is_final and attempts.has_expired(record, trust.later(now, client.state.newest_signed_at)):

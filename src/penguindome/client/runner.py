@@ -41,6 +41,7 @@ def act(client: Client, action_id: str) -> None:
         if record is None or record.kind == RELEASE_COMMAND or not records.is_open(action_id):
             return
         if record.running:
+            children.kill_marked(action_id)
             attempts.note_interrupted(record, now=client.clock(), seed=client.identity.client_id)
         elif record.is_final:
             return
@@ -63,7 +64,7 @@ def act_for_release(client: Client) -> None:
     from penguindome.client import onetime
 
     with client.records.lock(RELEASE_COMMAND):
-        for record in client.records.open():
+        for record in sorted(client.records.open(), key=lambda record: record.path):
             if record.kind == RELEASE_COMMAND and record.result is None and not record.running:
                 attempts.begin(record)
                 client.records.save(record)
@@ -106,9 +107,13 @@ def _command(client: Client, record: Record, path: Path) -> None:
     try:
         with children.adopted():
             completed = processes.run(
-                _words(path), timeout=client.settings["commands.timeout"].total_seconds(), cwd="/", check=False,
-                env=collector.environment(os.environ), output_limit=client.settings["plugins.output_limit"],
-            )  # fmt: skip
+                _words(path),
+                timeout=client.settings["commands.timeout"].total_seconds(),
+                env={**collector.environment(os.environ), children.MARK: record.id},
+                cwd="/",
+                check=False,
+                output_limit=client.settings["plugins.output_limit"],
+            )
     except ProcessError as error:
         attempts.end(record, now=now(), seed=seed, reason=f"it cannot be run: {error.message}", **nothing)
         return
