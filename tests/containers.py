@@ -11,12 +11,13 @@ other network.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -47,8 +48,9 @@ def eventually(claim: str, condition: Callable[[], object], seconds: float = 60)
 class Machine:
     """A booted system. `root` is its tree, seen from the host."""
 
-    def __init__(self, name: str, root: Root, namespace: str) -> None:
+    def __init__(self, name: str, root: Root, namespace: str, options: Sequence[str] = ()) -> None:
         self.name, self.root = name, root
+        self._options = list(options)
         self._namespace = namespace
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
@@ -68,7 +70,7 @@ class Machine:
             "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot", "--console=read-only",
             "--resolv-conf=off", "--timezone=off", "--link-journal=no", f"--hostname={self.name}",
             f"--machine={self.root.name}", f"--network-namespace-path=/run/netns/{self._namespace}",
-            f"--directory={self.root.path}",
+            f"--directory={self.root.path}", *self._options,
         ]  # fmt: skip
         # Should the tests be killed, the machine is told to shut down.
         with self._console.open("ab") as console:
@@ -183,18 +185,30 @@ class Site:
     ) -> None:
         self._all.close()
 
-    def boot(self, name: str, system: str) -> Machine:
+    @contextlib.contextmanager
+    def network(self) -> Iterator[None]:
+        """Be on the machines' network: a socket that is made in the block stays there, and reaches them."""
+        new_network = 0x40000000  # CLONE_NEWNET, see setns(2)
+        setns = ctypes.CDLL(None, use_errno=True).setns
+        with Path("/proc/thread-self/ns/net").open() as ours, Path(f"/run/netns/{self._namespace}").open() as theirs:
+            assert setns(theirs.fileno(), new_network) == 0, os.strerror(ctypes.get_errno())
+            try:
+                yield
+            finally:
+                assert setns(ours.fileno(), new_network) == 0, os.strerror(ctypes.get_errno())
+
+    def boot(self, name: str, system: str, *options: str) -> Machine:
         """A machine called `name`, of a system that `fresh_root` knows, up and running."""
-        machine = self.prepare(name, system)
+        machine = self.prepare(name, system, *options)
         machine.start()
         return machine
 
-    def prepare(self, name: str, system: str) -> Machine:
-        """A machine that is not started yet, so that several can be started side by side."""
+    def prepare(self, name: str, system: str, *options: str) -> Machine:
+        """A machine that is not started yet, so that several can be started side by side; `options` are nspawn's."""
         root = self._all.enter_context(fresh_root(system))
         root.write("/etc/hostname", f"{name}\n")
         root.write("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n127.0.0.1 penguindome.example.org server\n")
-        machine = Machine(name, root, self._namespace)
+        machine = Machine(name, root, self._namespace, options)
         self._all.callback(machine.kill)
         return machine
 
