@@ -11,7 +11,6 @@ other network.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import os
 import signal
@@ -51,7 +50,7 @@ class Machine:
     def __init__(self, name: str, root: Root, namespace: str, options: Sequence[str] = ()) -> None:
         self.name, self.root = name, root
         self._options = list(options)
-        self._namespace = namespace
+        self.namespace = namespace
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
         self._groups = [place / root.name for place in HIERARCHIES if (place / "cgroup.procs").exists()]
@@ -69,7 +68,7 @@ class Machine:
         nspawn = [
             "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot", "--console=read-only",
             "--resolv-conf=off", "--timezone=off", "--link-journal=no", f"--hostname={self.name}",
-            f"--machine={self.root.name}", f"--network-namespace-path=/run/netns/{self._namespace}",
+            f"--machine={self.root.name}", f"--network-namespace-path=/run/netns/{self.namespace}",
             f"--directory={self.root.path}", *self._options,
         ]  # fmt: skip
         # Should the tests be killed, the machine is told to shut down.
@@ -171,31 +170,19 @@ class Site:
 
     def __init__(self) -> None:
         self._all = contextlib.ExitStack()
-        self._namespace = f"pd{os.getpid()}-{next(_numbers)}"
+        self.namespace = f"pd{os.getpid()}-{next(_numbers)}"
 
     def __enter__(self) -> Site:
         ip = require_program("ip")
-        subprocess.run([ip, "netns", "add", self._namespace], check=True)
-        self._all.callback(subprocess.run, [ip, "netns", "delete", self._namespace], check=False)
-        subprocess.run([ip, "-netns", self._namespace, "link", "set", "lo", "up"], check=True)
+        subprocess.run([ip, "netns", "add", self.namespace], check=True)
+        self._all.callback(subprocess.run, [ip, "netns", "delete", self.namespace], check=False)
+        subprocess.run([ip, "-netns", self.namespace, "link", "set", "lo", "up"], check=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._all.close()
-
-    @contextlib.contextmanager
-    def network(self) -> Iterator[None]:
-        """Be on the machines' network: a socket that is made in the block stays there, and reaches them."""
-        new_network = 0x40000000  # CLONE_NEWNET, see setns(2)
-        setns = ctypes.CDLL(None, use_errno=True).setns
-        with Path("/proc/thread-self/ns/net").open() as ours, Path(f"/run/netns/{self._namespace}").open() as theirs:
-            assert setns(theirs.fileno(), new_network) == 0, os.strerror(ctypes.get_errno())
-            try:
-                yield
-            finally:
-                assert setns(ours.fileno(), new_network) == 0, os.strerror(ctypes.get_errno())
 
     def boot(self, name: str, system: str, *options: str) -> Machine:
         """A machine called `name`, of a system that `fresh_root` knows, up and running."""
@@ -208,7 +195,7 @@ class Site:
         root = self._all.enter_context(fresh_root(system))
         root.write("/etc/hostname", f"{name}\n")
         root.write("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n127.0.0.1 penguindome.example.org server\n")
-        machine = Machine(name, root, self._namespace, options)
+        machine = Machine(name, root, self.namespace, options)
         self._all.callback(machine.kill)
         return machine
 

@@ -64,8 +64,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture
 def peer(site: Site) -> Iterator[Peer]:
-    with site.network():
-        peer = Peer()
+    peer = Peer(site.namespace)
     yield peer
     peer.close()
 

@@ -113,11 +113,11 @@ def _accept(client: Client, records: Records, record: Record, action: Action, co
 def _patch(client: Client, action: Action, signature: bytes, contents: Mapping[str, bytes]) -> bool:
     from penguindome.client import installed
 
-    state_directory, certificate = client.paths.client_state, client.identity.server_certificate
-    manifest = installed.load(state_directory, certificate)
+    state_directory = client.paths.client_state
+    manifest = installed.load(state_directory, client.identity.server_certificate)
     if manifest is None:
         raise PenguinDomeError("there is no signed manifest yet over which it could be laid")
-    present = overlay.load(state_directory, certificate, client.identity.client_id)
+    present = overlay.load(state_directory, client.identity.accepted_by, client.identity.client_id)
     if present is not None and any(each.id == action.id for each in present.actions):
         # A crash came between the overlay and the record.
         return False

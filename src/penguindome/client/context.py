@@ -113,7 +113,7 @@ class Client:
             self.paths.client_state,
             self.paths.client_code,
             self.identity.server_certificate,
-            client_id=self.identity.client_id,
+            identity=self.identity,
             now=trust.later(self.clock(), self.state.newest_signed_at),
             done={**self.state.commands_done, **self.records.commands_that_ran()},
         )

@@ -44,6 +44,11 @@ class Identity:
         return Certificate.from_text(self._required("server.asc"))
 
     @property
+    def accepted_by(self) -> tuple[Certificate, ...]:
+        """The certificates by which what was accepted here may be signed, the one that is pinned now first."""
+        return (self.server_certificate,)
+
+    @property
     def awaited_fingerprint(self) -> str | None:
         """The fingerprint of a server key whose certificate is still to be fetched; None when there is none."""
         text = self._optional(AWAITED)

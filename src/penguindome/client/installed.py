@@ -17,6 +17,7 @@ from penguindome.manifest import Manifest, Problem, verify_tree
 from penguindome.openpgp import Certificate
 
 if TYPE_CHECKING:
+    from penguindome.client.identity import Identity
     from penguindome.client.overlay import Overlay
 
 # Text and signature lie in one file, so that no crash leaves a pair that does not fit.
@@ -70,12 +71,14 @@ class Installed:
 
 
 def inspect(
-    directory: Path, tree: Path, certificate: Certificate, *, client_id: str, now: datetime, done: dict[str, str]
-) -> Installed:
+    directory: Path, tree: Path, certificate: Certificate, *, now: datetime, done: dict[str, str],
+    identity: Identity | None = None,
+) -> Installed:  # fmt: skip
     """Verify the manifest and the patches kept in `directory`, and the files below `tree` and of the patches against
     them.
 
     `done` names one-time commands (with their SHA-256) that ran and were deleted: that they are missing is no problem.
+    Patches are those of `identity`; without one there are none.
     """
     try:
         manifest = load(directory, certificate)
@@ -84,7 +87,7 @@ def inspect(
     if manifest is None:
         return Installed(None)
     problems = [problem for problem in verify_tree(manifest, tree) if not _was_done(manifest, tree, problem, done)]
-    overlay = _overlay(directory, certificate, manifest, client_id)
+    overlay = None if identity is None else _overlay(directory, identity, manifest)
     if overlay is not None:
         prefix = f"{generations.LINK}/"
         found = [
@@ -94,13 +97,13 @@ def inspect(
     return Installed(manifest, problems, has_expired(manifest, now), tree=tree, overlay=overlay)
 
 
-def _overlay(directory: Path, certificate: Certificate, manifest: Manifest, client_id: str) -> Overlay | None:
+def _overlay(directory: Path, identity: Identity, manifest: Manifest) -> Overlay | None:
     """The patches over this release; those of another one count no more. Nothing is imported where there are none."""
     if generations.in_force(directory) is None and not generations.is_damaged(directory):
         return None
     from penguindome.client.overlay import load as load_overlay
 
-    overlay = load_overlay(directory, certificate, client_id)
+    overlay = load_overlay(directory, identity.accepted_by, identity.client_id)
     return overlay if overlay is None or overlay.damage or overlay.release == manifest.release else None
 
 

@@ -8,7 +8,8 @@ makes it be gone from this client, whether it came with the release or with a pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from penguindome.actions import Action, ActionRefused
 from penguindome.client import generations
 from penguindome.client.action_records import Record
 from penguindome.client.state import no_space
-from penguindome.errors import InvalidData, ManifestError, PenguinDomeError
+from penguindome.errors import InvalidData, ManifestError, PenguinDomeError, SignatureError
 from penguindome.files import read_limited
 from penguindome.manifest import FileEntry, Manifest, Problem, check_names, open_verified, verify_tree
 
@@ -61,8 +62,11 @@ class Overlay:
         return [*self.damage, *(Problem(f"{generations.LINK}/{each.path}", each.reason) for each in found)]
 
 
-def load(state: Path, certificate: Certificate, client_id: str) -> Overlay | None:
-    """The overlay in force; None when there is none. Never raises for what lies there: that is its `damage`."""
+def load(state: Path, certificates: Sequence[Certificate], client_id: str) -> Overlay | None:
+    """The overlay in force; None when there is none. Never raises for what lies there: that is its `damage`.
+
+    `certificates`: those that may have signed what was accepted here.
+    """
     directory = generations.in_force(state)
     if directory is None:
         if generations.is_damaged(state):
@@ -71,7 +75,7 @@ def load(state: Path, certificate: Certificate, client_id: str) -> Overlay | Non
     release, texts, damage = _read(directory)
     actions = []
     for text, signature in texts:
-        action = _verified(text, signature, certificate, client_id)
+        action = _verified(text, signature, certificates, client_id)
         if action is None:
             damage.append(Problem(f"{generations.LINK}/{PATCHES}", "unsigned"))
         else:
@@ -127,7 +131,7 @@ def apply(
 def clear(client: Client) -> None:
     """Take all patches away, for a new release is in force. That each was applied stays known. Raises NoSpace."""
     state = client.paths.client_state
-    present = load(state, client.identity.server_certificate, client.identity.client_id)
+    present = load(state, client.identity.accepted_by, client.identity.client_id)
     if present is None:
         return
     for action in present.actions:
@@ -140,9 +144,17 @@ def clear(client: Client) -> None:
     client.reread_settings()
 
 
-def _verified(text: str, signature: str, certificate: Certificate, client_id: str) -> Action | None:
+def load_accepted(text: str, signature: str, certificates: Sequence[Certificate]) -> Action:
+    """An action that was accepted before, verified again. Raises SignatureError or ActionRefused."""
+    for certificate in certificates[:-1]:
+        with suppress(SignatureError):
+            return Action.load(text.encode(), signature.encode(), certificate)
+    return Action.load(text.encode(), signature.encode(), certificates[-1])
+
+
+def _verified(text: str, signature: str, certificates: Sequence[Certificate], client_id: str) -> Action | None:
     try:
-        action = Action.load(text.encode(), signature.encode(), certificate)
+        action = load_accepted(text, signature, certificates)
     except PenguinDomeError:
         return None
     ours = any(target.client_id == client_id for target in action.targets)

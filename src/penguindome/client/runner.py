@@ -15,6 +15,7 @@ from penguindome.actions import COMMAND_FILE, LARGEST_CONTENTS, Action, require_
 from penguindome.client import attempts, children, collector, outputs, trust
 from penguindome.client.acknowledgement import tell
 from penguindome.client.action_records import RELEASE_COMMAND
+from penguindome.client.overlay import load_accepted
 from penguindome.errors import PenguinDomeError, ProcessError
 from penguindome.files import read_limited
 from penguindome.logging import get_logger
@@ -89,7 +90,7 @@ def _attempt(client: Client, record: Record) -> bool:
 
 def _verified(client: Client, record: Record) -> Action:
     """The action as it was signed, looked at again, and its file with it: what lay on the disk may have changed."""
-    action = Action.load(record.text.encode(), record.signature.encode(), client.identity.server_certificate)
+    action = load_accepted(record.text, record.signature, client.identity.accepted_by)
     require_for(
         action, client_id=client.identity.client_id, hostname=client.identity.hostname,
         now=trust.later(client.clock(), client.state.newest_signed_at),

@@ -119,31 +119,33 @@ CLIENT_SETTINGS = Schema(
 )
 
 
-def load_client_settings(paths: Paths) -> Settings:
-    """The settings of the client below `paths`. Raises SettingsError with file and line.
+def load_client_settings(paths: Paths, *, of_release: Path | None = None) -> Settings:
+    """The settings of the client below `paths`; those of the release are taken from another directory on demand.
+
+    Raises SettingsError with file and line.
 
     Those of patches were looked at before they were applied. Should they have stopped to fit since, they are left out
     and warned of: a client that does not start could not be sent others.
     """
+    released = of_release or paths.client_code / RELEASED
     generation = generations.in_force(paths.client_state)
     if generation is None:
-        return _load(paths)
+        return _load(paths, released)
     try:
-        return _load(paths, generation / RELEASED)
+        return _load(paths, released, generation / RELEASED)
     except SettingsError as error:
-        settings = _load(paths)
+        settings = _load(paths, released)
         settings.warnings = (*settings.warnings, f"the settings of patches are left out: {error.message}")
         return settings
 
 
 def check_overlay(paths: Paths, generation: Path) -> None:
     """Raise SettingsError, with file and line, unless all can be read with those of a generation of patches."""
-    _load(paths, generation / RELEASED)
+    _load(paths, paths.client_code / RELEASED, generation / RELEASED)
 
 
-def _load(paths: Paths, *patches: Path) -> Settings:
-    directories = (paths.client_code / RELEASED, *patches, paths.settings / "client.d")
-    return load(CLIENT_SETTINGS, paths.settings / "client.yml", *directories)
+def _load(paths: Paths, *fragments: Path) -> Settings:
+    return load(CLIENT_SETTINGS, paths.settings / "client.yml", *fragments, paths.settings / "client.d")
 
 
 def plugin_setting(settings: Settings, name: str, default: Any) -> Any:

@@ -17,6 +17,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,10 +118,10 @@ class Wiping:
         erasable = sorted({homes[account] for account in humans if refused[account] is None})
         self._step("network and FUSE mounts", lambda: _detach_all(erasable))
         for account in humans:
-            self._step(f"lock {account.name}", lambda account=account: _lock(account))  # type: ignore[misc]
-            self._step(f"jobs of {account.name}", lambda account=account: _remove_jobs(account))  # type: ignore[misc]
+            self._step(f"lock {account.name}", partial(_lock, account))
+            self._step(f"jobs of {account.name}", partial(_remove_jobs, account))
         for account in humans:
-            self._step(f"processes of {account.name}", lambda account=account: _kill(account))  # type: ignore[misc]
+            self._step(f"processes of {account.name}", partial(_kill, account))
         self._step("network and FUSE mounts", lambda: _detach_all(erasable))
         for account in humans:
             self._delete(account, homes[account], refused[account], erasable, is_last=is_last)
@@ -131,7 +132,7 @@ class Wiping:
         found = luks.devices()
         if not found:
             self._step("encrypted disks", lambda: "there are none")
-        done = [self._step(f"keys of {device}", lambda device=device: luks.erase(device)) for device in found]  # type: ignore[misc]
+        done = [self._step(f"keys of {device}", partial(luks.erase, device)) for device in found]
         return any(done)
 
     def _delete(self, account: Account, home: str, refused: str | None, homes: list[str], *, is_last: bool) -> None:
