@@ -181,6 +181,9 @@ def wipe_the(machine: Machine, peer: Peer) -> None:
     assert (result["status"], left) == ("failed", ["home of dave"]), found
     assert result["attempt"] == 3
     assert "/usr/share/dave" in found["home of dave"]["detail"]
+    assert "/home/alice/cloud (fuse.share)" in found["network and FUSE mounts"]["detail"]
+    assert "/home/bob/chroot (overlay)" in found["mounts in homes"]["detail"]
+    assert "killed" in found["processes of bob"]["detail"]
     for path in ("/home/alice", "/home/bob", "/srv/homes/carol", "/var/mail/alice", "/var/spool/cron/crontabs/alice"):
         assert not is_there(machine, path), path
     assert not is_there(machine, "/var/lib/systemd/linger/alice")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from needs import require_program
 from penguindome.client import accounts, luks
 
 PASSWD = """\
@@ -107,3 +109,16 @@ def test_encrypted_disks_are_known_by_their_first_bytes(tmp_path: Path) -> None:
     (tmp_path / "sda1").write_bytes(luks.MAGIC + b"\x00\x01" + b"\x00" * 504)
     (tmp_path / "sda2").write_bytes(b"LU")
     assert luks.devices(tmp_path / "partitions", tmp_path) == [str(tmp_path / "sda1")]
+
+
+def test_the_keys_of_an_encrypted_disk_are_gone_for_good(tmp_path: Path) -> None:
+    cryptsetup = require_program("cryptsetup")
+    disk = tmp_path / "disk"
+    with disk.open("wb") as file:
+        file.truncate(32 << 20)
+    quick = ["--batch-mode", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"]
+    subprocess.run([cryptsetup, "luksFormat", *quick, disk, "-"], input=b"open", check=True)
+    test = [cryptsetup, "open", "--test-passphrase", disk, "-"]
+    assert subprocess.run(test, input=b"open", check=False, capture_output=True).returncode == 0
+    luks.erase(str(disk))
+    assert subprocess.run(test, input=b"open", check=False, capture_output=True).returncode != 0

@@ -187,3 +187,20 @@ def test_somebody_who_goes_on_writing_does_not_keep_it_from_ending(home: Path) -
     assert result.gone >= 1
     assert remove(home).left == 0
     assert not home.exists()
+
+
+def test_subvolumes_and_snapshots_of_btrfs_go_too(tmp_path: Path, mount: Callable[..., None]) -> None:
+    btrfs, image, disk = require_program("btrfs"), tmp_path / "image", tmp_path / "disk"
+    with image.open("wb") as file:
+        file.truncate(128 << 20)
+    subprocess.run([require_program("mkfs.btrfs"), "--quiet", image], check=True, capture_output=True)
+    mount("-o", "loop", str(image), at=disk)
+    home = disk / "home"
+    home.mkdir()
+    subprocess.run([btrfs, "subvolume", "create", home / "inner"], check=True, capture_output=True)
+    (home / "inner/file").write_text("x")
+    snapshot = [btrfs, "subvolume", "snapshot", "-r", home / "inner", home / "snapshot"]
+    subprocess.run(snapshot, check=True, capture_output=True)
+    local = {each.number for each in mounts.read() if each.is_local}
+    assert remove(home, may_enter=lambda number: number in local).left == 0
+    assert list(disk.iterdir()) == []

@@ -120,6 +120,7 @@ def _patch(client: Client, action: Action, signature: bytes, contents: Mapping[s
     present = overlay.load(state_directory, client.identity.accepted_by, client.identity.client_id)
     if present is not None and any(each.id == action.id for each in present.actions):
         # A crash came between the overlay and the record.
+        client.state.collect_requested = True
         return False
     overlay.apply(
         state_directory, action, signature, contents, manifest=manifest, overlay=present,

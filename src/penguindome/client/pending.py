@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from penguindome.client import attempts, children, transient, trust
 from penguindome.client.acknowledgement import tell
 from penguindome.client.action_records import RELEASE_COMMAND
-from penguindome.client.errors import Refused, ServerError
+from penguindome.client.errors import NoSpace, Refused, ServerError
 from penguindome.errors import PenguinDomeError
 from penguindome.files import AlreadyRunning
 from penguindome.logging import get_logger
@@ -24,18 +24,27 @@ log = get_logger(__name__)
 def attend(client: Client, *, may_ask: bool) -> bool:
     """Look at every open action, for the holder of the client's lock; says whether the server may still be asked.
 
-    One that a runner is at is left to it. Raises NoSpace.
+    One that a runner is at is left to it, and one that cannot be dealt with now does not keep the others from it.
     """
     for action_id in client.records.open_ids():
-        try:
-            with client.records.lock(action_id):
-                record = _look_at(client, action_id)
-                if record is not None and record.result is not None and not record.acknowledged and may_ask:
-                    may_ask = _tell(client, record)
-        except AlreadyRunning:
-            continue
-        if record is not None and attempts.is_due(record, client.clock()):
-            _start(client, record)
+        may_ask = _attend_one(client, action_id, may_ask=may_ask)
+    return may_ask
+
+
+def _attend_one(client: Client, action_id: str, *, may_ask: bool) -> bool:
+    try:
+        with client.records.lock(action_id):
+            record = _look_at(client, action_id)
+            if record is not None and record.result is not None and not record.acknowledged and may_ask:
+                may_ask = _tell(client, record)
+    except AlreadyRunning:
+        return may_ask
+    except (NoSpace, OSError) as error:
+        log.error("the action {} waits: {}", action_id, error)
+        return may_ask
+    # The runner takes the lock itself.
+    if record is not None and attempts.is_due(record, client.clock()):
+        _start(client, record)
     return may_ask
 
 

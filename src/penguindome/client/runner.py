@@ -15,6 +15,7 @@ from penguindome.actions import COMMAND_FILE, LARGEST_CONTENTS, Action, require_
 from penguindome.client import attempts, children, collector, outputs, trust
 from penguindome.client.acknowledgement import tell
 from penguindome.client.action_records import RELEASE_COMMAND
+from penguindome.client.errors import NoSpace
 from penguindome.client.overlay import load_accepted
 from penguindome.errors import PenguinDomeError, ProcessError
 from penguindome.files import read_limited
@@ -49,7 +50,7 @@ def act(client: Client, action_id: str) -> None:
         switch_off = False
         if attempts.is_due(record, client.clock()):
             attempts.begin(record)
-            records.save(record)
+            _keep_beginning(client, record)
             switch_off = _attempt(client, record)
         records.save(record)
         if record.result is not None and not record.acknowledged:
@@ -70,6 +71,15 @@ def act_for_release(client: Client) -> None:
                 attempts.begin(record)
                 client.records.save(record)
                 onetime.carry_out(client, record)
+
+
+def _keep_beginning(client: Client, record: Record) -> None:
+    try:
+        client.records.save(record)
+    except NoSpace:
+        # A wipe makes room, and may be begun twice.
+        if record.kind != "wipe":
+            raise
 
 
 def _attempt(client: Client, record: Record) -> bool:

@@ -26,6 +26,7 @@ from penguindome.client import accounts, attempts, luks, mounts
 from penguindome.client.accounts import Account
 from penguindome.client.acknowledgement import tell
 from penguindome.client.erase import erase
+from penguindome.client.errors import NoSpace
 from penguindome.errors import PenguinDomeError, ProcessError
 from penguindome.logging import get_logger
 
@@ -87,14 +88,21 @@ class _Progress:
     def __call__(self, steps: list[dict[str, str]]) -> None:
         record = self._record
         record.conclude("trying", "it is being wiped", attempt=record.attempt, steps=steps)
-        self._client.records.save(record)
         if time.monotonic() < self._quiet_until:
+            self._keep()
             return
         try:
+            # It is kept as what was told.
             tell(self._client, record)
         except PenguinDomeError as error:
+            self._keep()
             log.warning("the server cannot be told: {}", error.message)
             self._quiet_until = time.monotonic() + SILENCE
+
+    def _keep(self) -> None:
+        with suppress(NoSpace):
+            # There will be room when this is done.
+            self._client.records.save(self._record)
 
 
 class Wiping:
@@ -111,27 +119,29 @@ class Wiping:
 
     def run(self, *, is_last: bool) -> None:
         """Everything but the keys. On the last attempt, accounts go whatever is left of their homes."""
+        # Before anything is looked at: a share whose server is gone makes whoever looks wait for ever.
+        self._step("network and FUSE mounts", lambda: _detach_all([]))
         everybody = accounts.read_accounts(ETC)
         humans = accounts.people(everybody, accounts.range_of_people(ETC))
         homes = {account: os.path.realpath(account.home) for account in humans}
         refused = {account: accounts.refusal(account, homes[account], everybody, humans) for account in humans}
         erasable = sorted({homes[account] for account in humans if refused[account] is None})
-        self._step("network and FUSE mounts", lambda: _detach_all(erasable))
+        self._step("mounts in homes", lambda: _detach_all(erasable))
         for account in humans:
             self._step(f"lock {account.name}", partial(_lock, account))
             self._step(f"jobs of {account.name}", partial(_remove_jobs, account))
         for account in humans:
             self._step(f"processes of {account.name}", partial(_kill, account))
-        self._step("network and FUSE mounts", lambda: _detach_all(erasable))
+        self._step("mounts made meanwhile", lambda: _detach_all(erasable))
         for account in humans:
             self._delete(account, homes[account], refused[account], erasable, is_last=is_last)
-        self._step("people", lambda: f"{len(humans)} accounts")
+        self._step("people", lambda: f"{len(humans)} accounts" if humans else None)
 
     def destroy_keys(self) -> bool:
         """The keys of all encrypted disks; says whether there were any that are gone now."""
         found = luks.devices()
         if not found:
-            self._step("encrypted disks", lambda: "there are none")
+            self._step("encrypted disks", lambda: None)
         done = [self._step(f"keys of {device}", partial(luks.erase, device)) for device in found]
         return any(done)
 
@@ -147,12 +157,15 @@ class Wiping:
             self._step(f"account {account.name}", lambda: _refuse("it is locked, and stays until its home is empty"))
 
     def _step(self, name: str, work: Callable[[], str | None]) -> bool:
+        before = self._steps.pop(name, {})
         try:
-            outcome, detail = "done", work() or ""
+            outcome, detail = "done", work()
         except (PenguinDomeError, OSError) as error:
             outcome, detail = "failed", str(error)
+        if detail is None:
+            # An attempt before this one did it.
+            detail = before["detail"] if before.get("outcome") == "done" else "nothing to do"
         log.warning("wipe: {}: {} {}", name, outcome, detail)
-        self._steps.pop(name, None)
         self._steps[name] = {"name": name, "outcome": outcome, "detail": detail[:LONGEST_DETAIL]}
         self._progress(self.steps)
         return outcome == "done"
@@ -166,13 +179,13 @@ def _refuse(why: str) -> str:
     raise _Left(why)
 
 
-def _detach_all(homes: list[str]) -> str:
+def _detach_all(homes: list[str]) -> str | None:
     """Detach until nothing is left to detach: a mount may have hidden another."""
     detached: list[str] = []
     for _ in range(MOST_ROUNDS):
         going = mounts.to_detach(mounts.read(), homes, kept=accounts.SYSTEM_DIRECTORIES)
         if not going:
-            return ", ".join(detached) or "there are none"
+            return ", ".join(detached) or None
         for mount in going:
             with suppress(ProcessError):
                 _detach(mount.point)
@@ -188,11 +201,12 @@ def _detach(point: str) -> None:
     processes.run(["umount", "--lazy", "--no-canonicalize", "--internal-only", "--", point], timeout=30)
 
 
-def _lock(account: Account) -> None:
+def _lock(account: Account) -> str:
     processes.run(["usermod", "--lock", "--expiredate", "1", account.name], timeout=60)
+    return "locked"
 
 
-def _remove_jobs(account: Account) -> str:
+def _remove_jobs(account: Account) -> str | None:
     removed = []
     for path in (Path(place, account.name) for place in JOBS):
         if path.is_file() and not path.is_symlink():
@@ -204,10 +218,10 @@ def _remove_jobs(account: Account) -> str:
             if status.st_uid == account.uid and path.is_file() and not path.is_symlink():
                 path.unlink()
                 removed.append(str(path))
-    return ", ".join(removed) or "there are none"
+    return ", ".join(removed) or None
 
 
-def _kill(account: Account) -> str:
+def _kill(account: Account) -> str | None:
     if systemd.RUNS.is_dir() and shutil.which("loginctl"):
         with suppress(ProcessError):
             processes.run(["loginctl", "terminate-user", account.name], timeout=30, check=False)
@@ -222,7 +236,7 @@ def _kill(account: Account) -> str:
                 os.kill(process, signal.SIGKILL)
             killed.add(process)
         time.sleep(0.02)
-    return f"{len(killed)} killed"
+    return f"{len(killed)} killed" if killed else None
 
 
 def _running_as(numbers: Iterable[range]) -> list[int]:
@@ -246,7 +260,7 @@ def _mail(account: Account) -> list[str]:
     return [f"{os.path.realpath(place)}/{account.name}" for place in MAIL]
 
 
-def _erase_home(account: Account, home: str, homes: list[str]) -> str:
+def _erase_home(account: Account, home: str, homes: list[str]) -> str | None:
     # What ecryptfs keeps the contents of homes in, beside them.
     hidden = f"{Path(home).parent}/.ecryptfs/{account.name}"
     told = _erase_all((home, hidden), homes)
@@ -255,7 +269,7 @@ def _erase_home(account: Account, home: str, homes: list[str]) -> str:
     return told
 
 
-def _erase_all(paths: Iterable[str], homes: list[str]) -> str:
+def _erase_all(paths: Iterable[str], homes: list[str]) -> str | None:
     going = {mount.number for mount in mounts.to_detach(mounts.read(), homes, kept=accounts.SYSTEM_DIRECTORIES)}
     local = {mount.number for mount in mounts.read() if mount.is_local} - going
     gone, left, shown = 0, 0, []
@@ -265,13 +279,13 @@ def _erase_all(paths: Iterable[str], homes: list[str]) -> str:
         shown += result.shown
     if left:
         raise _Left(f"{gone} files and directories were deleted, {left} were not: {'; '.join(shown)}")
-    return f"{gone} files and directories were deleted"
+    return f"{gone} files and directories were deleted" if gone else None
 
 
-def _delete_account(account: Account) -> None:
+def _delete_account(account: Account) -> str:
     try:
         processes.run(["userdel", account.name], timeout=120)
     except ProcessError:
-        if all(each.name != account.name for each in accounts.read_accounts(ETC)):
-            return
-        processes.run(["userdel", "--force", account.name], timeout=120)
+        if any(each.name == account.name for each in accounts.read_accounts(ETC)):
+            processes.run(["userdel", "--force", account.name], timeout=120)
+    return "deleted"
