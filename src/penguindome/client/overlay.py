@@ -100,8 +100,12 @@ def apply(
     `check` is given the new generation before it is in force. Raises ActionRefused when the patch cannot be applied,
     NoSpace when the disk is full.
     """
-    before = overlay.actions if overlay is not None and overlay.release == manifest.release else ()
-    actions = (*before, action)
+    present = overlay if overlay is not None and overlay.release == manifest.release else None
+    effective = manifest if present is None else present.over(manifest)
+    for name in action.parameters["remove"]:
+        if name not in effective.files:
+            raise ActionRefused(f"there is no {name} here that could be removed")
+    actions = (*(present.actions if present is not None else ()), action)
     files, removed = _composed(actions)
     named = Overlay(state, manifest.release, actions, files, removed)
     try:

@@ -155,6 +155,13 @@ def test_a_patch_that_turns_a_file_into_a_directory_is_refused(enrolled: Machine
     assert reported(enrolled)["hello"] == {"said": "hello"}
 
 
+def test_removing_what_is_not_there_is_a_failure_that_is_told(enrolled: Machine, peer: Peer) -> None:
+    patch = enrolled.patch({"plugins/new.sh": SAYS}, remove=["plugins/hello"])
+    enrolled.minute()
+    assert peer.results[patch][0]["reason"] == "there is no plugins/hello here that could be removed"
+    assert laid(enrolled) == []
+
+
 def _forged(machine: Machine, made: dict[str, Any], how: str) -> dict[str, Any]:
     """An action as somebody changes it who has the database and not the key."""
     text = made["text"]
