@@ -7,6 +7,8 @@ such a peer.
 
 from __future__ import annotations
 
+import base64
+import ctypes
 import email
 import email.policy
 import gzip
@@ -16,20 +18,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+import uuid
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from penguindome import json, manifest, rotation
+from penguindome import actions, json, manifest, rotation
 from penguindome.bundle import Bundle
 from penguindome.client import minute
 from penguindome.client.context import Client
 from penguindome.client.installation import set_up
 from penguindome.errors import SignatureError
+from penguindome.files import AlreadyRunning
 from penguindome.openpgp import Certificate, ClockSkew, DeviceKey
 from penguindome.paths import ROOT_VARIABLE, Paths
 from penguindome.times import Clock, utc_now
@@ -78,9 +82,12 @@ PORTAL = Fault(200, b"<html><body>Welcome to the hotel</body></html>", {"Content
 
 
 class Peer:
-    """The other end. `faults` are used up one a request, oldest first; `always` is for every request."""
+    """The other end. `faults` are used up one a request, oldest first; `always` is for every request.
 
-    def __init__(self) -> None:
+    With `namespace` (of ip-netns(8)) it serves on the loopback of that network, with this process as it is.
+    """
+
+    def __init__(self, namespace: str = "") -> None:
         self.server_key = DeviceKey.generate("server")
         self.enrolment_key = DeviceKey.generate("enrolment")
         self.enrolment: dict[str, Any] | Fault = {"status": "enrolled"}
@@ -90,7 +97,8 @@ class Peer:
         self.reports: list[dict[str, Any]] = []
         self.clients: dict[str, Certificate] = {}
         self.tokens: dict[str, str] = {}
-        self.patches: list[dict[str, str]] = []
+        self.patches: list[Any] = []
+        self.results: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         self.signed_manifest: tuple[str, str] | None = None
         self.shown_certificate: str | None = None
         self.server_key_hint: str | None = None
@@ -101,7 +109,7 @@ class Peer:
         self.released = threading.Event()
         self._count = 0
         handler = type("Handler", (_Handler,), {"peer": self})
-        self._server = _Server(("127.0.0.1", 0), handler)
+        self._server = _inside(namespace, lambda: _Server(("127.0.0.1", 0), handler))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
@@ -157,6 +165,30 @@ class Peer:
             self.signed_manifest = (manifest_text, self.server_key.sign(manifest_text.encode()).decode())
         return old
 
+    def action(
+        self, target: actions.Target, *, kind: str = "patch", files: Mapping[str, tuple[bytes, int]] | None = None,
+        issued_at: datetime | None = None, life: timedelta = timedelta(days=7), signer: DeviceKey | None = None,
+        also_for: Sequence[actions.Target] = (), **parameters: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        """A signed action as an answer holds it: `id`, `text`, `signature`, `contents`."""
+        known = {"patch": {"remove": []}, "command": {"name": "test", "attempts": None}}
+        known["wipe"] = {"reason": "a test", "luks": False}
+        issued_at, files = issued_at or self.clock(), files or {}
+        action_id = uuid.uuid4().hex
+        text = actions.build(
+            kind=kind, action_id=action_id, targets=[*also_for, target], issued_at=issued_at,
+            expires_at=issued_at + life, files=files, parameters={**known[kind], **parameters},
+        )  # fmt: skip
+        contents = {name: base64.b64encode(data).decode() for name, (data, _) in files.items()}
+        signature = (signer or self.server_key).sign(text).decode()
+        return {"id": action_id, "text": text.decode(), "signature": signature, "contents": contents}
+
+    def offer(self, target: actions.Target, **action: Any) -> str:
+        """Hand an action out with every answer until its end is told; returns its id."""
+        made = self.action(target, **action)
+        self.patches.append(made)
+        return str(made["id"])
+
     def answer(self, endpoint: str, fields: Mapping[str, bytes]) -> tuple[int, dict[str, Any]]:
         """What a server that works answers."""
         document = json.loads(fields["data"])
@@ -171,7 +203,7 @@ class Peer:
             return 403, {"error": {"code": "not-allowed", "message": "for another endpoint"}}
         if abs(self.clock() - document["sent_at"]) > FRESHNESS:
             return self._clock_skew()
-        return getattr(self, f"_{endpoint}")(client_id, document)  # type: ignore[no-any-return]  # one of the three below
+        return getattr(self, f"_{endpoint}")(client_id, document)  # type: ignore[no-any-return]  # one of those below
 
     def _clock_skew(self) -> tuple[int, dict[str, Any]]:
         return 409, {"error": {"code": "clock-skew", "message": "look at your clock", "server_time_at": self.clock()}}
@@ -214,6 +246,13 @@ class Peer:
         token = self.tokens[document["report_id"]]
         return 200, {"status": "ok", "exchange_token": token, "update": self._news(None)}
 
+    def _acknowledge_patch(self, client_id: str, document: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        self.results[document["id"]].append(document["result"])
+        if document["result"]["status"] in ("done", "failed"):
+            over = document["id"]
+            self.patches = [each for each in self.patches if not isinstance(each, dict) or each.get("id") != over]
+        return 200, {"status": "ok"}
+
     def _news(self, held: str | None) -> dict[str, Any]:
         news: dict[str, Any] = {"status": "current", "current_release": 0, "release": None, "patches": self.patches}
         if self.server_key_hint is not None:
@@ -226,6 +265,26 @@ class Peer:
     def _token(self) -> str:
         self._count += 1
         return f"token-{self._count}"
+
+
+T = TypeVar("T")
+
+
+def _inside(namespace: str, make: Callable[[], T]) -> T:
+    """What is made by a thread that has entered a network namespace: a socket belongs to where it was made."""
+    if not namespace:
+        return make()
+    made = []
+
+    def enter() -> None:
+        with Path("/run/netns", namespace).open() as file:
+            assert ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0x40000000) == 0  # CLONE_NEWNET
+        made.append(make())
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    return made[0]
 
 
 class _Server(ThreadingHTTPServer):
@@ -320,6 +379,35 @@ class Machine:
 
     def set_up(self, **changes: Any) -> None:
         set_up(self.client(), self.peer.bundle(**changes), force=False)
+
+    @property
+    def target(self) -> actions.Target:
+        """What names this machine in an action."""
+        identity = self.client().identity
+        return actions.Target(identity.client_id, identity.hostname)
+
+    def patch(self, files: Mapping[str, str], *, mode: int = 0o755, remove: Sequence[str] = (), **more: Any) -> str:
+        """Offer this machine a patch."""
+        contents = {name: (text.encode(), mode) for name, text in files.items()}
+        return self.peer.offer(self.target, files=contents, remove=list(remove), **more)
+
+    def command(self, script: str, **more: Any) -> str:
+        """Offer this machine a command."""
+        return self.peer.offer(self.target, kind="command", files={"command": (script.encode(), 0o700)}, **more)
+
+    def told(self, action_id: str, number: int = 0) -> dict[str, Any]:
+        """What the server is told about an action, by whatever process: the first result, or a later one."""
+        assert soon(lambda: len(self.peer.results[action_id]) > number), f"nothing more was told of {action_id}"
+        assert soon(lambda: not self.is_busy(action_id))
+        return self.peer.results[action_id][number]
+
+    def is_busy(self, action_id: str) -> bool:
+        """Whether a process works on an action."""
+        try:
+            with self.client().records.lock(action_id):
+                return False
+        except AlreadyRunning:
+            return True
 
     def plugin(self, name: str, text: str, *, directory: str = "plugins", mode: int = 0o755) -> Path:
         path = self.paths.client_code / directory / name

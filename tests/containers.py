@@ -16,7 +16,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -47,9 +47,10 @@ def eventually(claim: str, condition: Callable[[], object], seconds: float = 60)
 class Machine:
     """A booted system. `root` is its tree, seen from the host."""
 
-    def __init__(self, name: str, root: Root, namespace: str) -> None:
+    def __init__(self, name: str, root: Root, namespace: str, options: Sequence[str] = ()) -> None:
         self.name, self.root = name, root
-        self._namespace = namespace
+        self._options = list(options)
+        self.namespace = namespace
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
         self._groups = [place / root.name for place in HIERARCHIES if (place / "cgroup.procs").exists()]
@@ -67,8 +68,8 @@ class Machine:
         nspawn = [
             "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot", "--console=read-only",
             "--resolv-conf=off", "--timezone=off", "--link-journal=no", f"--hostname={self.name}",
-            f"--machine={self.root.name}", f"--network-namespace-path=/run/netns/{self._namespace}",
-            f"--directory={self.root.path}",
+            f"--machine={self.root.name}", f"--network-namespace-path=/run/netns/{self.namespace}",
+            f"--directory={self.root.path}", *self._options,
         ]  # fmt: skip
         # Should the tests be killed, the machine is told to shut down.
         with self._console.open("ab") as console:
@@ -169,13 +170,13 @@ class Site:
 
     def __init__(self) -> None:
         self._all = contextlib.ExitStack()
-        self._namespace = f"pd{os.getpid()}-{next(_numbers)}"
+        self.namespace = f"pd{os.getpid()}-{next(_numbers)}"
 
     def __enter__(self) -> Site:
         ip = require_program("ip")
-        subprocess.run([ip, "netns", "add", self._namespace], check=True)
-        self._all.callback(subprocess.run, [ip, "netns", "delete", self._namespace], check=False)
-        subprocess.run([ip, "-netns", self._namespace, "link", "set", "lo", "up"], check=True)
+        subprocess.run([ip, "netns", "add", self.namespace], check=True)
+        self._all.callback(subprocess.run, [ip, "netns", "delete", self.namespace], check=False)
+        subprocess.run([ip, "-netns", self.namespace, "link", "set", "lo", "up"], check=True)
         return self
 
     def __exit__(
@@ -183,18 +184,18 @@ class Site:
     ) -> None:
         self._all.close()
 
-    def boot(self, name: str, system: str) -> Machine:
+    def boot(self, name: str, system: str, *options: str) -> Machine:
         """A machine called `name`, of a system that `fresh_root` knows, up and running."""
-        machine = self.prepare(name, system)
+        machine = self.prepare(name, system, *options)
         machine.start()
         return machine
 
-    def prepare(self, name: str, system: str) -> Machine:
-        """A machine that is not started yet, so that several can be started side by side."""
+    def prepare(self, name: str, system: str, *options: str) -> Machine:
+        """A machine that is not started yet, so that several can be started side by side; `options` are nspawn's."""
         root = self._all.enter_context(fresh_root(system))
         root.write("/etc/hostname", f"{name}\n")
         root.write("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n127.0.0.1 penguindome.example.org server\n")
-        machine = Machine(name, root, self._namespace)
+        machine = Machine(name, root, self.namespace, options)
         self._all.callback(machine.kill)
         return machine
 

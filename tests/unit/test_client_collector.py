@@ -52,7 +52,7 @@ def signed(tree: Path) -> Manifest:
 
 def run(tree: Path, limits: Limits = PATIENT, *, of: Manifest | None = None) -> dict[str, Any]:
     of = of or signed(tree)
-    return collector.run_plugins(tree, of, collector.program_names(of, "plugins"), limits)
+    return collector.run_plugins(lambda _: tree, of, collector.program_names(of, "plugins"), limits)
 
 
 def alive(path: Path) -> bool:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 _PATIENCE = 5.0
+MARK = "PENGUINDOME_ACTION"
+"""The variable by which the processes of an action are known, should the one that started them be killed."""
 
 
 @contextmanager
@@ -38,6 +40,16 @@ def adopted() -> Iterator[Callable[[], None]]:
                     os.waitpid(child, os.WNOHANG)
             time.sleep(0.005)
         _become_subreaper(0)
+
+
+def kill_marked(mark: str) -> None:
+    """Kill every process whose environment says that it belongs to the action `mark`."""
+    wanted = f"{MARK}={mark}".encode()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                    _kill(int(entry.name))
 
 
 def _become_subreaper(flag: int) -> None:

@@ -21,6 +21,9 @@ SIDE_BY_SIDE = 4
 OWN_NAME = "penguindome"
 """The name under which the client reports on itself; no plugin can have it."""
 
+Place = Callable[[str], Path]
+"""Below which directory a file of the manifest lies: the client's tree, or what patches laid over it."""
+
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "TZ", ROOT_VARIABLE)
 
@@ -65,22 +68,26 @@ def program_names(manifest: Manifest, directory: str, *, disabled: Sequence[str]
     return found
 
 
-def run_plugins(tree: Path, manifest: Manifest, names: Mapping[str, str], limits: Limits) -> dict[str, Any]:
-    """Run the plugins below `tree`; for each name its output, or `plugin_failed` with the reason.
+def run_plugins(place: Place, manifest: Manifest, names: Mapping[str, str], limits: Limits) -> dict[str, Any]:
+    """Run the plugins, each below its `place`; for each name its output, or `plugin_failed` with the reason.
 
     However this ends, none of them is left running.
     """
     with children.adopted() as kill:
-        return _side_by_side({name: _job(tree, manifest, path, limits) for name, path in names.items()}, kill)
+        return _side_by_side({name: _job(place(path), manifest, path, limits) for name, path in names.items()}, kill)
 
 
-def run_program(tree: Path, manifest: Manifest, path: str, limits: Limits) -> processes.Completed:
-    """Run one program of the manifest, after comparing its contents. Raises ManifestError or ProcessError."""
+def run_program(
+    tree: Path, manifest: Manifest, path: str, limits: Limits, *, more: Mapping[str, str] | None = None
+) -> processes.Completed:
+    """Run one program of the manifest, after comparing its contents; `more` is added to its environment. Raises
+    ManifestError or ProcessError.
+    """
     open_verified(manifest, tree, path)
     return processes.run(
         [str(tree / path)],
         timeout=limits.timeout.total_seconds(),
-        env=environment(os.environ),
+        env={**environment(os.environ), **(more or {})},
         cwd="/",
         check=False,
         output_limit=limits.output,

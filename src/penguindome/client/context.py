@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from penguindome.client.action_records import Records
 from penguindome.client.errors import NeedsRoot, NotSetUp
 from penguindome.client.identity import Identity
 from penguindome.client.settings import load_client_settings
@@ -44,6 +45,10 @@ class Client:
         """The client's settings. Raises SettingsError with file and line."""
         return load_client_settings(self.paths)
 
+    def reread_settings(self) -> None:
+        """Read the settings again when they are asked for next: a patch may have changed them."""
+        self.__dict__.pop("settings", None)
+
     @cached_property
     def identity(self) -> Identity:
         """The device key and the pinned certificates."""
@@ -57,6 +62,11 @@ class Client:
             max_bytes=self.settings["spool.max_bytes"],
             max_age=self.settings["spool.max_age"],
         )
+
+    @cached_property
+    def records(self) -> Records:
+        """What became of signed actions."""
+        return Records(self.paths.client_state / "actions")
 
     @cached_property
     def state(self) -> ClientState:
@@ -103,8 +113,9 @@ class Client:
             self.paths.client_state,
             self.paths.client_code,
             self.identity.server_certificate,
+            identity=self.identity,
             now=trust.later(self.clock(), self.state.newest_signed_at),
-            done=self.state.commands_done,
+            done={**self.state.commands_done, **self.records.commands_that_ran()},
         )
 
     def require_setup(self) -> None:
@@ -166,6 +177,18 @@ class Client:
         sequence, token = document.get("sequence"), document.get("next_exchange_token")
         if isinstance(sequence, int) and isinstance(token, str):
             state.sequence, state.exchange_token = max(state.sequence, sequence), token
+
+
+class Onlooker(Client):
+    """This machine as it looks to a process that works beside the minute: it reads the state, and never writes it."""
+
+    @cached_property
+    def state(self) -> ClientState:
+        """What is remembered, as it lies there."""
+        return self._state_file.peek()
+
+    def save(self) -> None:
+        """What an onlooker learns about the server is not kept: the next minute learns it too."""
 
 
 def refuse_plain_http(url: str, *, allowed: bool) -> None:

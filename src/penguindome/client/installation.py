@@ -194,7 +194,13 @@ def _device_key(directory: Path) -> tuple[DeviceKey, bool]:
 
 def _forget_server(client: Client, state: ClientState) -> ClientState:
     """What belonged to the old server is no business of the new one."""
+    import shutil
+
+    from penguindome.client import generations
+
     client.spool.clear()
+    generations.clear(client.paths.client_state)
+    shutil.rmtree(client.records.directory, ignore_errors=True)
     for name in (FORMER, "manifest.signed.json", "last-report.json", "repository.json", "last-contact"):
         (client.paths.client_state / name).unlink(missing_ok=True)
     return ClientState(sequence=state.sequence)

@@ -6,9 +6,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from penguindome import json
+from penguindome.client import generations
 from penguindome.client.identity import former_certificates
 from penguindome.client.state import no_space
 from penguindome.client.trust import has_expired
@@ -17,6 +18,10 @@ from penguindome.files import read_limited, write_atomically
 from penguindome.manifest import Manifest, Problem, verify_tree
 from penguindome.openpgp import Certificate
 
+if TYPE_CHECKING:
+    from penguindome.client.identity import Identity
+    from penguindome.client.overlay import Overlay
+
 # Text and signature lie in one file, so that no crash leaves a pair that does not fit.
 NAME = "manifest.signed.json"
 SIZE_LIMIT = 16 << 20
@@ -24,12 +29,27 @@ SIZE_LIMIT = 16 << 20
 
 @dataclass(frozen=True)
 class Installed:
-    """What may run here: `manifest` (None: nothing may), and what was found wrong with it or the files it names."""
+    """What may run here: `manifest` is the release's (None: nothing may run), `overlay` the patches over it; and what
+    was found wrong with them or the files they name.
+    """
 
     manifest: Manifest | None
     problems: list[Problem] = field(default_factory=list)
     expired: bool = False
     damage: str = ""
+    tree: Path = Path("/")
+    overlay: Overlay | None = None
+
+    @property
+    def effective(self) -> Manifest | None:
+        """The manifest of what runs: the release's, overlaid by patches."""
+        if self.manifest is None or self.overlay is None:
+            return self.manifest
+        return self.overlay.over(self.manifest)
+
+    def place(self, path: str) -> Path:
+        """Below which directory a file that the effective manifest names lies."""
+        return self.overlay.directory if self.overlay is not None and path in self.overlay.files else self.tree
 
     @property
     def condition(self) -> str:
@@ -52,10 +72,15 @@ class Installed:
         return lines
 
 
-def inspect(directory: Path, tree: Path, certificate: Certificate, *, now: datetime, done: dict[str, str]) -> Installed:
-    """Verify the manifest kept in `directory` and the files below `tree` against it.
+def inspect(
+    directory: Path, tree: Path, certificate: Certificate, *, now: datetime, done: dict[str, str],
+    identity: Identity | None = None,
+) -> Installed:  # fmt: skip
+    """Verify the manifest and the patches kept in `directory`, and the files below `tree` and of the patches against
+    them.
 
     `done` names one-time commands (with their SHA-256) that ran and were deleted: that they are missing is no problem.
+    Patches are those of `identity`; without one there are none.
     """
     try:
         manifest = load(directory, certificate)
@@ -64,7 +89,24 @@ def inspect(directory: Path, tree: Path, certificate: Certificate, *, now: datet
     if manifest is None:
         return Installed(None)
     problems = [problem for problem in verify_tree(manifest, tree) if not _was_done(manifest, tree, problem, done)]
-    return Installed(manifest, problems, has_expired(manifest, now))
+    overlay = None if identity is None else _overlay(directory, identity, manifest)
+    if overlay is not None:
+        prefix = f"{generations.LINK}/"
+        found = [
+            (problem, Problem(problem.path.removeprefix(prefix), problem.reason)) for problem in overlay.problems()
+        ]
+        problems += [each for each, inner in found if not _was_done(overlay, overlay.directory, inner, done)]
+    return Installed(manifest, problems, has_expired(manifest, now), tree=tree, overlay=overlay)
+
+
+def _overlay(directory: Path, identity: Identity, manifest: Manifest) -> Overlay | None:
+    """The patches over this release; those of another one count no more. Nothing is imported where there are none."""
+    if generations.in_force(directory) is None and not generations.is_damaged(directory):
+        return None
+    from penguindome.client.overlay import load as load_overlay
+
+    overlay = load_overlay(directory, identity.accepted_by, identity.client_id)
+    return overlay if overlay is None or overlay.damage or overlay.release == manifest.release else None
 
 
 def load(directory: Path, certificate: Certificate) -> Manifest | None:
@@ -96,7 +138,7 @@ def keep(directory: Path, text: str, signature: str) -> None:
         raise no_space(error, path) from error
 
 
-def _was_done(manifest: Manifest, tree: Path, problem: Problem, done: dict[str, str]) -> bool:
+def _was_done(manifest: Manifest | Overlay, tree: Path, problem: Problem, done: dict[str, str]) -> bool:
     named = manifest.files.get(problem.path)
     return (
         named is not None and done.get(problem.path) == named.sha256 and not (tree / problem.path).is_symlink()

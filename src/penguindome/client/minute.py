@@ -1,8 +1,9 @@
 """The client's minute: what `run` does each time the timer starts it.
 
-In this order: 1. ask for updates; 2. verify the installed files; 3. collect, if it is time or something was updated; 4.
-submit what waits, oldest first; 5. run one-time commands, and submit what they printed. When reports wait already, the
-answer to them brings what the poll would have brought. Each part goes on as well as it can when another fails.
+In this order: 1. ask for updates, and look after actions; 2. verify the installed files; 3. collect, if it is time or
+something was updated; 4. submit what waits, oldest first; 5. report what one-time commands printed, and start those
+that are due. When reports wait already, the answer to them brings what the poll would have brought. Each part goes on
+as well as it can when another fails.
 """
 
 from __future__ import annotations
@@ -47,12 +48,15 @@ class Minute:
         self.may_ask = self._is_time_to_ask()
         if not client.spool.waiting() and self._enrolled():
             self._ask_for_updates()
+        self._attend_to_actions()
         installed = self._verified()
         full = self._collect_if_due(installed)
         if self._deliver():
+            self._attend_to_actions()
             installed = self._verified()
-        if self._run_commands(installed):
+        if self._report_commands(installed):
             self._deliver()
+        self._start_commands(installed)
         client.save()
         if full is not None:
             raise full
@@ -81,11 +85,29 @@ class Minute:
     def _ask_for_updates(self) -> None:
         self.updated = bool(self._guarded(lambda: updates.ask(self.client))) or self.updated
 
+    def _attend_to_actions(self) -> None:
+        """Begin accepted actions, and tell the server what came of them: for most minutes, there is none."""
+        if self.client.records.open_ids():
+            from penguindome.client import pending
+
+            self.may_ask = pending.attend(self.client, may_ask=self.may_ask)
+
     def _verified(self) -> Installed:
         installed = self.client.installed()
+        if installed.overlay is None and installed.manifest is not None:
+            self._forget_old_patches()
         for complaint in installed.complaints():
             log.warning("verification: {}", complaint)
         return installed
+
+    def _forget_old_patches(self) -> None:
+        """Those of another release count no more; a crash may have kept them from being taken away with it."""
+        from penguindome.client import generations
+
+        if generations.in_force(self.client.paths.client_state) is not None:
+            from penguindome.client import overlay
+
+            overlay.clear(self.client)
 
     def _collect_if_due(self, installed: Installed) -> NoSpace | None:
         """Collect and spool. A full disk is handed back, so that delivering, which makes room, still happens."""
@@ -119,20 +141,28 @@ class Minute:
         self._ask_for_updates()
         return self.updated
 
-    def _run_commands(self, installed: Installed) -> bool:
-        """Run the one-time commands that are due, and spool what they printed together with fresh plugin outputs."""
-        manifest = installed.manifest
-        if manifest is None or not any(name.startswith("commands/") for name in manifest.files):
+    def _report_commands(self, installed: Installed) -> bool:
+        """Spool what one-time commands printed that have ended, together with fresh plugin outputs."""
+        if not self.client.records.open_ids():
             return False
         from penguindome.client import onetime, reports
 
-        ran = onetime.run(self.client, manifest)
+        ran = onetime.finished(self.client)
         if not ran:
             return False
         plugins = reports.collect(self.client, installed)
         reports.keep(self.client, plugins=plugins, commands={command.name: command.result for command in ran})
         onetime.conclude(self.client, ran)
         return True
+
+    def _start_commands(self, installed: Installed) -> None:
+        """Start the one-time commands that are due."""
+        manifest = installed.effective
+        if manifest is None or not any(name.startswith("commands/") for name in manifest.files):
+            return
+        from penguindome.client import onetime
+
+        onetime.start(self.client, manifest)
 
     def _guarded(self, exchange: Callable[[], T]) -> T | None:
         try:

@@ -53,6 +53,11 @@ def unfinished(completed: Completed) -> dict[str, Any] | None:
     return None
 
 
+def text(printed: bytes, limit: int) -> str:
+    """The first `limit` bytes of what a program printed, as the server takes it."""
+    return printed[:limit].decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
 def check(value: Any) -> int:
     """Count the values in a value. Raises InvalidData for what the server would not take: too deep, too many values,
     long keys, numbers beyond 64 bits, texts with NUL or half of a surrogate pair.

@@ -25,10 +25,11 @@ _OFFSET_STEP = 60
 def collect(client: Client, installed: Installed) -> dict[str, Any]:
     """Run the plugins and return what they report, with what the client says of itself."""
     settings, found = client.settings, {}
-    if installed.manifest is not None:
-        names = collector.program_names(installed.manifest, "plugins", disabled=settings["plugins.disabled"])
+    manifest = installed.effective
+    if manifest is not None:
+        names = collector.program_names(manifest, "plugins", disabled=settings["plugins.disabled"])
         limits = collector.Limits(settings["plugins.timeout"], settings["plugins.output_limit"])
-        found = collector.run_plugins(client.paths.client_code, installed.manifest, names, limits)
+        found = collector.run_plugins(installed.place, manifest, names, limits)
     own = own_report(client, installed)
     return {**outputs.fit(found, settings["report.max_bytes"]), collector.OWN_NAME: own}
 
@@ -44,6 +45,7 @@ def own_report(client: Client, installed: Installed) -> dict[str, Any]:
         "release": installed.manifest.release if installed.manifest else None,
         "manifest": installed.condition,
         "verification": [{"path": problem.path, "reason": problem.reason} for problem in installed.problems[:100]],
+        "patches": installed.overlay.paths if installed.overlay else [],
         "spool_dropped": state.spool_dropped,
         "bad_reports": state.bad_reports,
         "clock_offset": round(state.clock_offset / _OFFSET_STEP) * _OFFSET_STEP,

@@ -1,14 +1,21 @@
-"""The client's settings: defaults, then `/etc/penguindome/client.d/*.yml` in name order, then `client.yml`."""
+"""The client's settings: defaults, then what the release says (`settings/*.yml` of the client's tree), then what
+patches say, then `/etc/penguindome/client.d/*.yml`, each in name order, then `client.yml`.
+"""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+from penguindome.client import generations
+from penguindome.errors import SettingsError
 from penguindome.logging import LOGGING_SETTINGS
 from penguindome.paths import Paths
 from penguindome.settings import Schema, Setting, Settings, load
 
+RELEASED = "settings"
+"""Where in the client's tree, and in what patches lay over it, settings lie."""
 KIBIBYTE = 1 << 10
 MEBIBYTE = 1 << 20
 
@@ -112,9 +119,33 @@ CLIENT_SETTINGS = Schema(
 )
 
 
-def load_client_settings(paths: Paths) -> Settings:
-    """The settings of the client below `paths`. Raises SettingsError with file and line."""
-    return load(CLIENT_SETTINGS, paths.settings / "client.yml", paths.settings / "client.d")
+def load_client_settings(paths: Paths, *, of_release: Path | None = None) -> Settings:
+    """The settings of the client below `paths`; those of the release are taken from another directory on demand.
+
+    Raises SettingsError with file and line.
+
+    Those of patches were looked at before they were applied. Should they have stopped to fit since, they are left out
+    and warned of: a client that does not start could not be sent others.
+    """
+    released = of_release or paths.client_code / RELEASED
+    generation = generations.in_force(paths.client_state)
+    if generation is None:
+        return _load(paths, released)
+    try:
+        return _load(paths, released, generation / RELEASED)
+    except SettingsError as error:
+        settings = _load(paths, released)
+        settings.warnings = (*settings.warnings, f"the settings of patches are left out: {error.message}")
+        return settings
+
+
+def check_overlay(paths: Paths, generation: Path) -> None:
+    """Raise SettingsError, with file and line, unless all can be read with those of a generation of patches."""
+    _load(paths, paths.client_code / RELEASED, generation / RELEASED)
+
+
+def _load(paths: Paths, *fragments: Path) -> Settings:
+    return load(CLIENT_SETTINGS, paths.settings / "client.yml", *fragments, paths.settings / "client.d")
 
 
 def plugin_setting(settings: Settings, name: str, default: Any) -> Any:

@@ -11,6 +11,8 @@ from penguindome.client import backoff
 if TYPE_CHECKING:
     from penguindome.client.context import Client
 
+# How long a refused action is told of.
+TOLD_OF_REFUSALS = timedelta(days=7)
 # A clock that is off by more will be refused by the server.
 NOTABLE_OFFSET = 60.0
 
@@ -31,6 +33,9 @@ class Standing:
     set_aside: int
     dropped: int
     release: int | None
+    patches: list[str]
+    waiting_actions: list[dict[str, Any]]
+    refused_actions: list[dict[str, Any]]
     next_try_at: datetime | None
     last_error: str
     last_error_at: datetime | None
@@ -59,11 +64,37 @@ def take(client: Client) -> Standing:
         set_aside=len(client.spool.bad()),
         dropped=state.spool_dropped,
         release=installed.manifest.release if installed.manifest else None,
+        patches=installed.overlay.paths if installed.overlay else [],
+        waiting_actions=_waiting_actions(client),
+        refused_actions=client.records.refusals(),
         next_try_at=None if over else state.not_before_at,
         last_error=state.last_error,
         last_error_at=state.last_error_at,
-        complaints=[*_about_enrolment(client), *_about_exchange(client), *_about_files(client, installed.complaints())],
+        complaints=[
+            *_about_enrolment(client),
+            *_about_exchange(client),
+            *_about_files(client, installed.complaints()),
+            *_about_refusals(client),
+        ],
     )
+
+
+def _waiting_actions(client: Client) -> list[dict[str, Any]]:
+    """Commands and wipes that are still to be done, or told."""
+    return [
+        {
+            "id": record.id,
+            "kind": record.kind,
+            "title": record.title,
+            "attempt": record.attempt,
+            "running": record.running,
+            "reason": (record.result or {}).get("reason"),
+            "done": record.is_final,
+            "not_before_at": record.not_before_at,
+            "expires_at": record.expires_at,
+        }
+        for record in client.records.open()
+    ]
 
 
 def _about_enrolment(client: Client) -> list[str]:
@@ -119,6 +150,16 @@ def _about_files(client: Client, complaints: list[str]) -> list[str]:
     return [f"Verification: {complaint}" for complaint in complaints]
 
 
+def _about_refusals(client: Client) -> list[str]:
+    now = client.clock()
+    return [
+        f"Refused on {_moment(refusal['refused_at'])}: {refusal['reason']} (action {refusal['id']}). "
+        "Tell the administrator."
+        for refusal in client.records.refusals()
+        if now - refusal["refused_at"] < TOLD_OF_REFUSALS
+    ]
+
+
 def sentences(standing: Standing, now: datetime) -> list[str]:
     """The standing in plain words, a line each."""
     how = {
@@ -138,9 +179,26 @@ def sentences(standing: Standing, now: datetime) -> list[str]:
         f"last report:   {_ago(standing.last_delivery_at, now)}",
         f"waiting:       {_waiting(standing)}",
     ]
+    if standing.patches:
+        lines.append(f"patches:       {', '.join(standing.patches)}")
+    lines += [f"{action['kind'] + ':':<14} {_action(action, now)}" for action in standing.waiting_actions]
     if standing.next_try_at is not None:
         lines.append(f"next try:      in {_span(standing.next_try_at - now)}, at the latest")
     return [*lines, "", *(standing.complaints or ["All is well."])]
+
+
+def _action(action: dict[str, Any], now: datetime) -> str:
+    words = [f"{action['title']} ({action['id']})"]
+    if action["running"]:
+        words.append(f"is at work, attempt {action['attempt']}")
+    elif action["done"]:
+        words.append("is over, and the server is still to be told")
+    elif action["attempt"] == 0:
+        words.append("waits to be started")
+    else:
+        again = f" in {_span(action['not_before_at'] - now)}" if action["not_before_at"] else " next minute"
+        words.append(f"did not succeed in attempt {action['attempt']} ({action['reason']}), and is tried again{again}")
+    return ", ".join(words)
 
 
 def _waiting(standing: Standing) -> str:

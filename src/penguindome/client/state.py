@@ -128,6 +128,13 @@ class StateFile:
         self._saved = _copy(state)
         return state
 
+    def peek(self) -> ClientState:
+        """The state as it lies there, for a process without the lock; a new one when it cannot be read."""
+        try:
+            return ClientState.from_document(json.loads(read_limited(self.path, SIZE_LIMIT)))
+        except (OSError, InvalidData):
+            return ClientState()
+
     def save(self, state: ClientState) -> None:
         """Write the state if it differs from what is on disk. Raises NoSpace when it does not fit."""
         if state == self._saved:

@@ -1,4 +1,4 @@
-"""Asking the server what is new, and taking what is signed: in this version a new manifest; actions are left alone."""
+"""Asking the server what is new, and taking what is signed: a new manifest, and actions."""
 
 from __future__ import annotations
 
@@ -66,9 +66,15 @@ def take(client: Client, answer: object) -> bool:
     rotation_following.follow(client, answer)
     status = answer.get("status")
     client.state.update_status = status if status in ("current", "out-of-date") else ""
-    for action in answer.get("patches") or ():
-        _leave_alone(client, action)
-    offered = answer.get("manifest")
+    updated = _take_offered_manifest(client, answer.get("manifest"))
+    if not answer.get("patches"):
+        return updated
+    from penguindome.client import actions
+
+    return actions.take(client, answer["patches"]) or updated
+
+
+def _take_offered_manifest(client: Client, offered: object) -> bool:
     if not isinstance(offered, dict):
         return False
     text, signature = offered.get("text"), offered.get("signature")
@@ -112,15 +118,3 @@ def _held(client: Client) -> Manifest | None:
     except PenguinDomeError as error:
         log.error("the manifest in force is damaged: {}", error.message)
         return None
-
-
-def _leave_alone(client: Client, action: object) -> None:
-    """Check an action's signature and say that it waits: it is not acknowledged, so a newer version will find it."""
-    parts = action if isinstance(action, dict) else {}
-    name, text, signature = (str(parts.get(key, "")) for key in ("id", "text", "signature"))
-    try:
-        client.identity.server_certificate.verify(text.encode(), signature.encode())
-    except PenguinDomeError as error:
-        log.error("the action {!r} is not signed by the server's key and was ignored: {}", name, error.message)
-        return
-    log.warning("the action {!r} waits: this version cannot apply it", name)

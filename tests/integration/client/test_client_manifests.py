@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from client_peer import Machine, Peer
+from client_peer import Machine, Peer, is_running, soon
 from penguindome import json
+from penguindome.client.action_records import RELEASE_COMMAND
 from penguindome.client.installed import NAME as MANIFEST
 from penguindome.openpgp import DeviceKey
 from penguindome.times import utc_now
@@ -90,28 +93,24 @@ def test_a_damaged_manifest_is_fetched_again(enrolled: Machine, peer: Peer) -> N
     assert enrolled.client().installed().condition == "ok"
 
 
-def test_an_action_is_left_alone_and_not_acknowledged(enrolled: Machine, peer: Peer) -> None:
-    text = '{"kind":"command"}'
-    signature = peer.server_key.sign(text.encode()).decode()
-    peer.patches = [
-        {"id": "1", "text": text, "signature": signature},
-        {"id": "2", "text": "forged", "signature": signature},
-        "nonsense",  # type: ignore[list-item]  # what a broken server may send
-    ]
-    enrolled.minute()
-    assert peer.endpoints() == ["update"]
-    assert enrolled.client().state.failures == 0
-
-
 def _command(machine: Machine, text: str) -> None:
     machine.plugin("once.sh", text, directory="commands")
     machine.peer.publish(machine.paths.client_code)
 
 
+def _run(machine: Machine) -> None:
+    """A minute that starts commands, their end, and the minute that reports it."""
+    machine.minute()
+    client = machine.client()
+    assert soon(lambda: all(record.result is not None for record in client.records.open()))
+    assert soon(lambda: not machine.is_busy(RELEASE_COMMAND))
+    machine.minute()
+
+
 def test_a_command_runs_once_is_reported_with_fresh_plugins_and_deleted(enrolled: Machine, peer: Peer) -> None:
     _command(enrolled, f"#!/bin/sh\necho x >> {enrolled.paths.root}/ran\necho done\necho careful >&2\n")
-    for _ in range(3):
-        enrolled.minute()
+    _run(enrolled)
+    _run(enrolled)
     assert (enrolled.paths.root / "ran").read_text() == "x\n"
     assert not (enrolled.paths.client_code / "commands/once.sh").exists()
     reported = [report for report in peer.reports if report["commands"]]
@@ -128,25 +127,25 @@ def test_the_same_command_laid_down_again_does_not_run_again_but_another_one_doe
 ) -> None:
     text = f"#!/bin/sh\necho x >> {enrolled.paths.root}/ran\n"
     _command(enrolled, text)
-    enrolled.minute()
+    _run(enrolled)
     _command(enrolled, text)
-    enrolled.minute()
+    _run(enrolled)
     assert (enrolled.paths.root / "ran").read_text() == "x\n"
     _command(enrolled, text + "echo y\n")
-    enrolled.minute()
+    _run(enrolled)
     assert (enrolled.paths.root / "ran").read_text() == "x\nx\n"
 
 
 def test_a_command_that_fails_stays_is_reported_and_tried_again_later(enrolled: Machine, peer: Peer) -> None:
     _command(enrolled, f"#!/bin/sh\ntest -e {enrolled.paths.root}/now || exit 7\necho '[1]'\n")
-    enrolled.minute()
+    _run(enrolled)
     enrolled.minute()
     reported = [report["commands"] for report in peer.reports if report["commands"]]
     assert [command["once"]["exit_status"] for command in reported] == [7]
     (enrolled.paths.root / "now").touch()
     enrolled.later(minutes=2)
     peer.clock = enrolled.clock
-    enrolled.minute()
+    _run(enrolled)
     assert peer.reports[-1]["commands"]["once"]["output"] == [1]
     assert not (enrolled.paths.client_code / "commands/once.sh").exists()
 
@@ -156,3 +155,38 @@ def test_a_command_that_was_not_signed_does_not_run(enrolled: Machine, peer: Pee
     enrolled.minute()
     assert not (enrolled.paths.root / "ran").exists()
     assert enrolled.client().installed().complaints() == ["commands/evil.sh: unsigned"]
+
+
+def test_commands_run_one_after_the_other_in_the_order_of_their_names(enrolled: Machine, peer: Peer) -> None:
+    ran = enrolled.paths.root / "ran"
+    for name in ("20-second", "10-first", "30-third"):
+        enrolled.plugin(
+            name,
+            f"#!/bin/sh\ntest ! -e {ran}.busy || echo together >> {ran}\n"
+            f"touch {ran}.busy; echo {name} >> {ran}; rm {ran}.busy\n",
+            directory="commands",
+        )
+    peer.publish(enrolled.paths.client_code)
+    _run(enrolled)
+    assert ran.read_text().split() == ["10-first", "20-second", "30-third"]
+    (report,) = (report for report in peer.reports if report["commands"])
+    assert set(report["commands"]) == {"10-first", "20-second", "30-third"}
+
+
+def test_a_command_whose_runner_was_killed_counts_as_failed_and_runs_again_later(enrolled: Machine, peer: Peer) -> None:
+    pid = enrolled.paths.root / "pid"
+    _command(
+        enrolled, f"#!/bin/sh\ntest ! -e {pid} || exit 0\necho $PPID $$ > {pid}.new\nmv {pid}.new {pid}\nsleep 300\n"
+    )
+    enrolled.minute()
+    assert soon(pid.exists)
+    runner, command = map(int, pid.read_text().split())
+    os.kill(runner, signal.SIGKILL)
+    assert soon(lambda: not is_running(runner))
+    enrolled.minute()
+    assert soon(lambda: not is_running(command))
+    assert "interrupted" in peer.reports[-1]["commands"]["once"]["reason"]
+    enrolled.later(minutes=2)
+    peer.clock = enrolled.clock
+    _run(enrolled)
+    assert peer.reports[-1]["commands"]["once"]["exit_status"] == 0

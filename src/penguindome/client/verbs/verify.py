@@ -27,5 +27,8 @@ def run(client: Client, options: argparse.Namespace) -> int:
         for complaint in complaints:
             print(complaint)
         if not complaints and installed.manifest is not None:
-            print(f"{len(installed.manifest.files)} files are as signed (release {installed.manifest.release}).")
+            patched = f", {len(installed.overlay.paths)} paths patched" if installed.overlay else ""
+            print(
+                f"{len(installed.manifest.files)} files are as signed (release {installed.manifest.release}{patched})."
+            )
     return 1 if complaints else 0
