@@ -209,12 +209,12 @@ class Settings:
         return "********" if self.schema[name].secret and value not in (None, "", [], {}) else _plain(value)
 
 
-def load(schema: Schema, main: Path, fragments: Path) -> Settings:
-    """Read the settings of a program; files that are not there count as empty. Raises SettingsError with file and
-    line.
+def load(schema: Schema, main: Path, *fragments: Path) -> Settings:
+    """Read the settings of a program: the fragments of each directory, a later one over those before it, then the main
+    file. Files that are not there count as empty. Raises SettingsError with file and line.
     """
     reading = _Reading(schema)
-    for path in [*_fragments(fragments), Path(main)]:
+    for path in [*(path for directory in fragments for path in _fragments(directory)), Path(main)]:
         reading.add(path)
     return Settings(schema, reading.values, reading.origins, reading.warnings)
 

@@ -30,6 +30,9 @@ VERBS = {
     "show": "show what would be sent about this machine, or what was sent last",
 }
 
+HIDDEN = ("prove", "repository", "watch")
+"""Verbs that the client itself starts, and no person needs."""
+
 _EPILOG = """\
 examples:
   sudo penguindome-client setup --bundle bundle.json
@@ -87,13 +90,16 @@ def build_parser(*verbs: str) -> argparse.ArgumentParser:
         )  # fmt: skip
         if not verbs or verb in verbs:
             _module(verb).add_arguments(sub)
+    for verb in HIDDEN:
+        if verb in verbs:
+            _module(verb).add_arguments(commands.add_parser(verb, parents=[shared], allow_abbrev=False))
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status: 0 done, 1 failed or found problems, 2 asked wrongly."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    typed = [word for word in words if word in VERBS][:1]
+    typed = [word for word in words if word in VERBS or word in HIDDEN][:1]
     parser = build_parser(*(typed or ("none",)))
     options = parser.parse_args(words)
     if options.version:

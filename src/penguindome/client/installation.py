@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from penguindome.bundle import MAXIMUM_BYTES, Bundle
+from penguindome.client import apt_sources
 from penguindome.client.context import Client, refuse_plain_http
 from penguindome.client.errors import NeedsRoot
 from penguindome.client.identity import AWAITED, KEY_LIMIT
@@ -195,8 +196,9 @@ def _device_key(directory: Path) -> tuple[DeviceKey, bool]:
 def _forget_server(client: Client, state: ClientState) -> ClientState:
     """What belonged to the old server is no business of the new one."""
     client.spool.clear()
-    for name in ("manifest.signed.json", "last-report.json", "repository.json", "last-contact"):
+    for name in ("manifest.signed.json", "last-report.json", "repository.json", "last-contact", "update.json"):
         (client.paths.client_state / name).unlink(missing_ok=True)
+    apt_sources.remove(client.paths)
     return ClientState(sequence=state.sequence)
 
 

@@ -7,12 +7,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import penguindome
 from penguindome import json
 from penguindome.client.state import no_space
 from penguindome.client.trust import has_expired
 from penguindome.errors import InvalidData, PenguinDomeError
 from penguindome.files import read_limited, write_atomically
-from penguindome.manifest import Manifest, Problem, verify_tree
+from penguindome.manifest import CODE, Manifest, Places, Problem, verify_tree
 from penguindome.openpgp import Certificate
 
 # Text and signature lie in one file, so that no crash leaves a pair that does not fit.
@@ -50,8 +51,13 @@ class Installed:
         return lines
 
 
+def code_places() -> Places:
+    """Where the running code lies, of which manifests of releases name the modules."""
+    return {CODE: Path(penguindome.__file__).resolve().parents[1]}
+
+
 def inspect(directory: Path, tree: Path, certificate: Certificate, *, now: datetime, done: dict[str, str]) -> Installed:
-    """Verify the manifest kept in `directory` and the files below `tree` against it.
+    """Verify the manifest kept in `directory`, and the files below `tree` and the running code against it.
 
     `done` names one-time commands (with their SHA-256) that ran and were deleted: that they are missing is no problem.
     """
@@ -61,7 +67,8 @@ def inspect(directory: Path, tree: Path, certificate: Certificate, *, now: datet
         return Installed(None, damage=error.message)
     if manifest is None:
         return Installed(None)
-    problems = [problem for problem in verify_tree(manifest, tree) if not _was_done(manifest, tree, problem, done)]
+    found = verify_tree(manifest, tree, places=code_places())
+    problems = [problem for problem in found if not _was_done(manifest, tree, problem, done)]
     return Installed(manifest, problems, has_expired(manifest, now))
 
 

@@ -1,14 +1,20 @@
-"""The client's settings: defaults, then `/etc/penguindome/client.d/*.yml` in name order, then `client.yml`."""
+"""The client's settings: defaults, then what the release says (`settings/*.yml` of the client's tree), then
+`/etc/penguindome/client.d/*.yml`, each in name order, then `client.yml`.
+"""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+from penguindome.client.update_settings import UPDATE_SETTINGS
 from penguindome.logging import LOGGING_SETTINGS
 from penguindome.paths import Paths
 from penguindome.settings import Schema, Setting, Settings, load
 
+RELEASED = "settings"
+"""Where in the client's tree the settings lie that a release brings."""
 KIBIBYTE = 1 << 10
 MEBIBYTE = 1 << 20
 
@@ -107,14 +113,19 @@ CLIENT_SETTINGS = Schema(
             default={},
             description="Settings of plugins, which they read by `get_setting`.",
         ),
+        *UPDATE_SETTINGS,
         *LOGGING_SETTINGS,
     )
 )
 
 
-def load_client_settings(paths: Paths) -> Settings:
-    """The settings of the client below `paths`. Raises SettingsError with file and line."""
-    return load(CLIENT_SETTINGS, paths.settings / "client.yml", paths.settings / "client.d")
+def load_client_settings(paths: Paths, *, of_release: Path | None = None) -> Settings:
+    """The settings of the client below `paths`; those of the release are taken from another directory on demand.
+
+    Raises SettingsError with file and line.
+    """
+    released = of_release or paths.client_code / RELEASED
+    return load(CLIENT_SETTINGS, paths.settings / "client.yml", released, paths.settings / "client.d")
 
 
 def plugin_setting(settings: Settings, name: str, default: Any) -> Any:
