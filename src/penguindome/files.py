@@ -146,14 +146,14 @@ class FileLock:
 
 
 @contextmanager
-def patiently(lock: Callable[[], AbstractContextManager[T]], seconds: float) -> Iterator[T]:
-    """Hold the lock that `lock` makes, which somebody else may have just now.
+def patiently(made: Callable[[], AbstractContextManager[T]], seconds: float) -> Iterator[T]:
+    """Hold the lock that is `made`, even though somebody else may have it just now.
 
     Raises AlreadyRunning when he has it for longer than so many seconds.
     """
     deadline = time.monotonic() + seconds
     with ExitStack() as held:
-        while (taken := _taken(held, lock, deadline)) is None:
+        while (taken := _taken(held, made, deadline)) is None:
             time.sleep(0.1)
         yield taken[0]
 

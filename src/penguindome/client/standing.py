@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from penguindome.client import backoff
+from penguindome.client import backoff, update_record, update_words
 
 if TYPE_CHECKING:
     from penguindome.client.context import Client
@@ -31,6 +31,7 @@ class Standing:
     set_aside: int
     dropped: int
     release: int | None
+    update: str
     next_try_at: datetime | None
     last_error: str
     last_error_at: datetime | None
@@ -45,6 +46,7 @@ def take(client: Client) -> Standing:
     """Look at everything. Reads only. Raises NotSetUp or NeedsRoot."""
     client.require_setup()
     state, installed, waiting = client.state, client.installed(), client.spool.waiting()
+    update = update_record.load(client.paths)
     over = backoff.is_over(state.not_before_at, client.clock())
     return Standing(
         server=client.settings["server.url"],
@@ -59,10 +61,16 @@ def take(client: Client) -> Standing:
         set_aside=len(client.spool.bad()),
         dropped=state.spool_dropped,
         release=installed.manifest.release if installed.manifest else None,
+        update=update_words.standing(client.paths, update),
         next_try_at=None if over else state.not_before_at,
         last_error=state.last_error,
         last_error_at=state.last_error_at,
-        complaints=[*_about_enrolment(client), *_about_exchange(client), *_about_files(client, installed.complaints())],
+        complaints=[
+            *_about_enrolment(client),
+            *_about_exchange(client),
+            *_about_files(client, installed.complaints()),
+            *update_words.complaints(update),
+        ],
     )
 
 
@@ -132,6 +140,8 @@ def sentences(standing: Standing, now: datetime) -> list[str]:
         f"last report:   {_ago(standing.last_delivery_at, now)}",
         f"waiting:       {_waiting(standing)}",
     ]
+    if standing.update:
+        lines.append(f"update:        {standing.update}")
     if standing.next_try_at is not None:
         lines.append(f"next try:      in {_span(standing.next_try_at - now)}, at the latest")
     return [*lines, "", *(standing.complaints or ["All is well."])]

@@ -117,7 +117,7 @@ def hand_over(client: Client) -> None:
 
     Outside of the minute's sandbox, in which a copy would take its time.
     """
-    from penguindome.client import old_code, transient
+    from penguindome.client import old_code
 
     try:
         with update_record.lock(client.paths):
