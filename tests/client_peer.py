@@ -8,6 +8,7 @@ such a peer.
 from __future__ import annotations
 
 import base64
+import ctypes
 import email
 import email.policy
 import gzip
@@ -24,7 +25,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from penguindome import json, manifest
@@ -81,9 +82,12 @@ PORTAL = Fault(200, b"<html><body>Welcome to the hotel</body></html>", {"Content
 
 
 class Peer:
-    """The other end. `faults` are used up one a request, oldest first; `always` is for every request."""
+    """The other end. `faults` are used up one a request, oldest first; `always` is for every request.
 
-    def __init__(self) -> None:
+    With `namespace` (of ip-netns(8)) it serves on the loopback of that network, with this process as it is.
+    """
+
+    def __init__(self, namespace: str = "") -> None:
         self.server_key = DeviceKey.generate("server")
         self.enrolment_key = DeviceKey.generate("enrolment")
         self.enrolment: dict[str, Any] | Fault = {"status": "enrolled"}
@@ -107,7 +111,7 @@ class Peer:
         self.released = threading.Event()
         self._count = 0
         handler = type("Handler", (_Handler,), {"peer": self})
-        self._server = _Server(("127.0.0.1", 0), handler)
+        self._server = _inside(namespace, lambda: _Server(("127.0.0.1", 0), handler))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
@@ -222,6 +226,26 @@ class Peer:
     def _token(self) -> str:
         self._count += 1
         return f"token-{self._count}"
+
+
+T = TypeVar("T")
+
+
+def _inside(namespace: str, make: Callable[[], T]) -> T:
+    """What is made by a thread that has entered a network namespace: a socket belongs to where it was made."""
+    if not namespace:
+        return make()
+    made = []
+
+    def enter() -> None:
+        with Path("/run/netns", namespace).open() as file:
+            assert ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0x40000000) == 0  # CLONE_NEWNET
+        made.append(make())
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    return made[0]
 
 
 class _Server(ThreadingHTTPServer):

@@ -49,7 +49,7 @@ class Machine:
 
     def __init__(self, name: str, root: Root, namespace: str) -> None:
         self.name, self.root = name, root
-        self._namespace = namespace
+        self.namespace = namespace
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
         self._groups = [place / root.name for place in HIERARCHIES if (place / "cgroup.procs").exists()]
@@ -67,7 +67,7 @@ class Machine:
         nspawn = [
             "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot", "--console=read-only",
             "--resolv-conf=off", "--timezone=off", "--link-journal=no", f"--hostname={self.name}",
-            f"--machine={self.root.name}", f"--network-namespace-path=/run/netns/{self._namespace}",
+            f"--machine={self.root.name}", f"--network-namespace-path=/run/netns/{self.namespace}",
             f"--directory={self.root.path}",
         ]  # fmt: skip
         # Should the tests be killed, the machine is told to shut down.
@@ -169,13 +169,13 @@ class Site:
 
     def __init__(self) -> None:
         self._all = contextlib.ExitStack()
-        self._namespace = f"pd{os.getpid()}-{next(_numbers)}"
+        self.namespace = f"pd{os.getpid()}-{next(_numbers)}"
 
     def __enter__(self) -> Site:
         ip = require_program("ip")
-        subprocess.run([ip, "netns", "add", self._namespace], check=True)
-        self._all.callback(subprocess.run, [ip, "netns", "delete", self._namespace], check=False)
-        subprocess.run([ip, "-netns", self._namespace, "link", "set", "lo", "up"], check=True)
+        subprocess.run([ip, "netns", "add", self.namespace], check=True)
+        self._all.callback(subprocess.run, [ip, "netns", "delete", self.namespace], check=False)
+        subprocess.run([ip, "-netns", self.namespace, "link", "set", "lo", "up"], check=True)
         return self
 
     def __exit__(
@@ -194,7 +194,7 @@ class Site:
         root = self._all.enter_context(fresh_root(system))
         root.write("/etc/hostname", f"{name}\n")
         root.write("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n127.0.0.1 penguindome.example.org server\n")
-        machine = Machine(name, root, self._namespace)
+        machine = Machine(name, root, self.namespace)
         self._all.callback(machine.kill)
         return machine
 
