@@ -218,7 +218,7 @@ class Peer:
         if self.offered is not None and self.offered[0] > release:
             number, text, signature = self.offered
             news["release"] = {"number": number, "text": text, "signature": signature}
-        if self.signed_manifest is not None and release == 0:
+        if self.signed_manifest is not None:
             text, signature = self.signed_manifest
             news["manifest"] = {"text": text, "signature": signature}
         return news

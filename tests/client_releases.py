@@ -174,6 +174,11 @@ class ReleasedMachine(Machine):
             return 0
         return int((self.paths.client_state / update_record.LOCK).read_text() or 0)
 
+    def is_watched_by_copy(self) -> bool:
+        """Whether who holds the lock is the copy of the old code, and not what makes it."""
+        pid = self.watcher()
+        return pid > 0 and b"/updater-" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
     def kill_watcher(self) -> None:
         """As the machine would in a power cut: with all that it started."""
         family = _family(self.watcher())

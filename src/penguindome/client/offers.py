@@ -25,8 +25,6 @@ def take(client: Client, offered: object, *, held_release: int) -> None:
 
     While the watcher is at work nothing changes. Raises NoSpace.
     """
-    if offered is None and not (client.paths.client_state / update_record.NAME).exists():
-        return
     if not client.settings["update.automatic"]:
         return
     try:

@@ -22,12 +22,15 @@ What is installed keeps running when it expires: a client that stops reporting h
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from penguindome.errors import ManifestError
 from penguindome.manifest import Manifest
 from penguindome.openpgp import Certificate
-from penguindome.release import Description, InvalidRelease
 from penguindome.times import isoformat
+
+if TYPE_CHECKING:
+    from penguindome.release import Description
 
 KIND = "release"
 
@@ -70,6 +73,9 @@ def accept_offer(
     now: datetime,
 ) -> Description:
     """The description in `text`, if this client may move to the release. Raises SignatureError or InvalidRelease."""
+    # Imported here: an idle minute is offered nothing.
+    from penguindome.release import Description, InvalidRelease
+
     offer = Description.load(text, signature, certificate)
     if offer.release < highest_release or offer.release <= held_release:
         raise InvalidRelease(

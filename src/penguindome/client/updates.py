@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from penguindome.client import adoption, offers, trust
+from penguindome.client import adoption, trust
 from penguindome.client.enrolment import note_refusal
 from penguindome.client.errors import Refused
 from penguindome.client.exchange import note_failure, note_success
@@ -69,9 +69,11 @@ def take(client: Client, answer: object) -> bool:
     client.state.update_status = status if status in ("current", "out-of-date") else ""
     for action in answer.get("patches") or ():
         _leave_alone(client, action)
-    if "release" in answer:
+    if answer.get("release") is not None or (client.paths.client_state / "update.json").exists():
+        from penguindome.client import offers
+
         held = adoption.in_force(client)
-        offers.take(client, answer["release"], held_release=held.release if held else 0)
+        offers.take(client, answer.get("release"), held_release=held.release if held else 0)
     offered = answer.get("manifest")
     if not isinstance(offered, dict):
         return False
