@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from penguindome.client import backoff, update_record
 from penguindome.client.update_record import UpdateRecord
 from penguindome.errors import PenguinDomeError
-from penguindome.files import AlreadyRunning
+from penguindome.files import AlreadyRunning, patiently
 from penguindome.logging import get_logger
 
 if TYPE_CHECKING:
@@ -120,7 +120,8 @@ def hand_over(client: Client) -> None:
     from penguindome.client import old_code
 
     try:
-        with update_record.lock(client.paths):
+        # Whoever only looks whether the lock is held holds it for an instant.
+        with patiently(lambda: update_record.lock(client.paths), 5):
             record = update_record.load(client.paths)
             if record is None or record.phase not in update_record.WATCHED:
                 return
