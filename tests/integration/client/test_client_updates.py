@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import penguindome
 from client_peer import Fault, Peer, soon
 from client_releases import Release, ReleasedMachine
 from needs import require
-from penguindome.files import FileLock
+from penguindome.files import FileLock, patiently
 from penguindome.openpgp import DeviceKey
 from penguindome.paths import Paths
 from penguindome.release import PackageFile
@@ -364,7 +365,7 @@ def test_a_watcher_that_is_killed_is_followed_by_another(laptop: ReleasedMachine
         if broken:
             laptop.reach("installing")
         # It waits for whoever has the client's lock, and is killed then.
-        with FileLock(laptop.paths.client_state / "lock"):
+        with patiently(lambda: FileLock(laptop.paths.client_state / "lock"), 30):
             held.unlink()
             assert soon(lambda: laptop.record.phase == phase and laptop.is_watched_by_copy())
             laptop.kill_watcher()
@@ -413,3 +414,29 @@ def test_the_package_is_looked_at_again_before_it_is_installed(laptop: ReleasedM
     laptop.settle("done")
     assert sha256(package.read_bytes()).hexdigest() == sha256(peer.packages[2, "tar"]).hexdigest()
     assert_still_works(laptop, 2)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("broken", [False, True], ids=["works", "broken"])
+def test_whenever_the_watcher_is_killed_one_release_ends_up_whole(laptop: ReleasedMachine, broken: bool) -> None:
+    laptop.offer(Release(2, code=NO_MODULE if broken else {}))
+    chance = random.Random(20261130)
+    for _ in range(50):
+        laptop.run("run", "--now")
+        for resume in laptop.paths.client_state.glob("updater-*/resume"):
+            subprocess.run([resume], env=laptop.environment(), check=False)
+        soon(lambda: laptop.watcher() > 0, 5)
+        soon(lambda: False, chance.uniform(0, 2.5))
+        if laptop.record.phase in ("done", "failed"):
+            break
+        laptop.kill_watcher()
+        assert laptop.installed_release() in (1, 2)
+    for _ in range(5):
+        laptop.run("run", "--now")
+        for resume in laptop.paths.client_state.glob("updater-*/resume"):
+            subprocess.run([resume], env=laptop.environment(), check=False)
+        if soon(lambda: laptop.record.phase in ("done", "failed") and not laptop.watcher(), 20):
+            break
+    assert laptop.record.phase == ("failed" if broken else "done")
+    assert_still_works(laptop, 1 if broken else 2)
