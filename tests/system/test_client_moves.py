@@ -160,6 +160,9 @@ def test_a_release_arrives_by_itself(laptop: Laptop) -> None:
     laptop.wait_for_report(made.number, "done")
     laptop.assert_has(made.number)
     assert "moved from" in laptop.machine.run("penguindome-client", "status").stdout
+    # The minute may not write to /etc; what it starts may.
+    told = laptop.machine.root.at("/etc/apt/sources.list.d/penguindome.sources")
+    assert told.exists() == (laptop.kind == "deb")
 
 
 BROKEN = {"it-cannot-be-imported": (NO_MODULE, "nothing_of_this_name"), "it-is-deaf": (DEAF, "deaf")}
