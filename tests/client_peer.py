@@ -12,6 +12,7 @@ import ctypes
 import email
 import email.policy
 import gzip
+import hashlib
 import os
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 from penguindome import actions, json, manifest, rotation
 from penguindome.bundle import Bundle
@@ -99,6 +101,12 @@ class Peer:
         self.tokens: dict[str, str] = {}
         self.patches: list[Any] = []
         self.results: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        # The release that is offered (number, text, signature), and the files of releases: (number, kind) -> contents.
+        self.offered: tuple[int, str, str] | None = None
+        self.packages: dict[tuple[int, str], bytes] = {}
+        # After how many bytes downloads break off, one a download; and the ranges that were asked for.
+        self.break_after: deque[int] = deque()
+        self.ranges: list[str | None] = []
         self.signed_manifest: tuple[str, str] | None = None
         self.shown_certificate: str | None = None
         self.server_key_hint: str | None = None
@@ -237,14 +245,14 @@ class Peer:
         return 200, answer
 
     def _update(self, client_id: str, document: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        return 200, self._news(document["manifest_sha256"])
+        return 200, self._news(document["manifest_sha256"], document["old_release"])
 
     def _submit(self, client_id: str, document: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         if document["report_id"] not in {report["report_id"] for report in self.reports}:
             self.reports.append(document)
             self.tokens[document["report_id"]] = self._token()
         token = self.tokens[document["report_id"]]
-        return 200, {"status": "ok", "exchange_token": token, "update": self._news(None)}
+        return 200, {"status": "ok", "exchange_token": token, "update": self._news(None, document["old_release"])}
 
     def _acknowledge_patch(self, client_id: str, document: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         self.results[document["id"]].append(document["result"])
@@ -253,10 +261,13 @@ class Peer:
             self.patches = [each for each in self.patches if not isinstance(each, dict) or each.get("id") != over]
         return 200, {"status": "ok"}
 
-    def _news(self, held: str | None) -> dict[str, Any]:
+    def _news(self, held: str | None, release: int) -> dict[str, Any]:
         news: dict[str, Any] = {"status": "current", "current_release": 0, "release": None, "patches": self.patches}
         if self.server_key_hint is not None:
             news["server_key"] = self.server_key_hint
+        if self.offered is not None and self.offered[0] > release:
+            number, text, signature = self.offered
+            news["release"] = {"number": number, "text": text, "signature": signature}
         if self.signed_manifest is not None:
             text, signature = self.signed_manifest
             news["manifest"] = {"text": text, "signature": signature}
@@ -307,6 +318,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None:
             self._misbehave(fault)
             return
+        if endpoint.startswith("download_release?"):
+            self._send_package(dict(parse_qsl(endpoint.partition("?")[2])))
+            return
         self.peer.looked_up.append(endpoint)
         shown = self.peer.shown_certificate or self.peer.server_key.certificate.text
         answer = {"server_certificate": shown, "statements": self.peer.statements}
@@ -327,6 +341,34 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(status, json.dumps(answer).encode(), {"Content-Type": "application/json"})
                 return
         self._misbehave(fault)
+
+    def _send_package(self, query: Mapping[str, str]) -> None:
+        """A file with ranges (RFC 9110, 14), to those who are enrolled."""
+        users = {f"{client_id}:secret" for client_id in self.peer.clients}
+        given = self.headers.get("Authorization", "").removeprefix("Basic ")
+        contents = self.peer.packages.get((int(query["release"]), query["format"]))
+        self.peer.ranges.append(self.headers.get("Range"))
+        if base64.b64decode(given).decode() not in users or contents is None:
+            refusal = error(404 if given else 401, "not-allowed")
+            self._send(refusal.status, refusal.body, refusal.headers)
+            return
+        etag = f'"{hashlib.sha256(contents).hexdigest()[:16]}"'
+        headers = {"Content-Type": "application/octet-stream", "ETag": etag, "Accept-Ranges": "bytes"}
+        start = 0
+        if self.headers.get("Range") and self.headers.get("If-Range") == etag:
+            start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+            headers["Content-Range"] = f"bytes {start}-{len(contents) - 1}/{len(contents)}"
+        if not self.peer.break_after:
+            self._send(206 if start else 200, contents[start:], headers)
+            return
+        self.send_response(206 if start else 200)
+        for name, value in {**headers, "Content-Length": str(len(contents) - start)}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(contents[start : start + self.peer.break_after.popleft()])
+        self.wfile.flush()
+        self.connection.shutdown(socket.SHUT_RDWR)
+        self.close_connection = True
 
     def _fields(self, body: bytes) -> dict[str, bytes]:
         head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
@@ -440,13 +482,17 @@ class Machine:
     def run(self, *words: str, stdin: bytes | None = None, **more: str) -> subprocess.CompletedProcess[bytes]:
         """A real `penguindome-client` process, to its end."""
         return subprocess.run(
-            [sys.executable, "-m", "penguindome.client", *words], env=self.environment(**more), capture_output=True,
+            [*self.program(), *words], env=self.environment(**more), capture_output=True,
             timeout=60, check=False, input=stdin,
         )  # fmt: skip
+
+    def program(self) -> list[str]:
+        """The words that start this machine's client."""
+        return [sys.executable, "-m", "penguindome.client"]
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         """A real `penguindome-client` process, running."""
         return subprocess.Popen(
-            [sys.executable, "-m", "penguindome.client", *words], env=self.environment(),
+            [*self.program(), *words], env=self.environment(),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip

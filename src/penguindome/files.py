@@ -8,11 +8,15 @@ import os
 import stat
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from penguindome.errors import InvalidData, PenguinDomeError
+
+T = TypeVar("T")
 
 
 class AlreadyRunning(PenguinDomeError):
@@ -168,6 +172,28 @@ class FileLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+@contextmanager
+def patiently(made: Callable[[], AbstractContextManager[T]], seconds: float) -> Iterator[T]:
+    """Hold the lock that is `made`, even though somebody else may have it just now.
+
+    Raises AlreadyRunning when he has it for longer than so many seconds.
+    """
+    deadline = time.monotonic() + seconds
+    with ExitStack() as held:
+        while (taken := _taken(held, made, deadline)) is None:
+            time.sleep(0.1)
+        yield taken[0]
+
+
+def _taken(held: ExitStack, lock: Callable[[], AbstractContextManager[T]], deadline: float) -> tuple[T] | None:
+    try:
+        return (held.enter_context(lock()),)
+    except AlreadyRunning:
+        if time.monotonic() > deadline:
+            raise
+        return None
 
 
 class LineFile:

@@ -15,6 +15,9 @@ past.
 
 A file agrees with the manifest when it is a regular file, reached without following a link below the root, with that
 size, hash and mode. Below the directories of `RUNNABLE` a file that no manifest names is a problem too.
+
+Not all that runs lies in one tree: the functions below take `places`, a mapping of a first component (`code`) to the
+directory where what is named below it lies (`code/penguindome/paths.py` is `penguindome/paths.py` there).
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from penguindome import json
@@ -39,6 +43,10 @@ FORMAT = 1
 LARGEST = 8 * 1024 * 1024
 RUNNABLE = ("plugins", "commands")
 """Directories whose every file is run, so that none may be there unsigned."""
+CODE = "code"
+"""First component of the names of our own modules, which lie in the directory that holds the package `penguindome`."""
+Places = Mapping[str, Path]
+NOWHERE_ELSE: Places = MappingProxyType({})
 _KEYS = {"format", "kind", "release", "issued_at", "expires_at", "files"}
 _MODE = re.compile("0[0-7]{3}")
 _HASH = re.compile("[0-9a-f]{64}")
@@ -113,16 +121,23 @@ class Manifest:
 
 
 def build(
-    root: Path, names: Iterable[str], *, kind: str, release: int, issued_at: datetime, expires_at: datetime
+    root: Path,
+    names: Iterable[str],
+    *,
+    kind: str,
+    release: int,
+    issued_at: datetime,
+    expires_at: datetime,
+    places: Places = NOWHERE_ELSE,
 ) -> bytes:
-    """The text of a manifest of the files `names` below `root`; to be signed as it is.
+    """The text of a manifest of the files `names` below `root` or `places`; to be signed as it is.
 
     Raises ManifestError for a name that breaks the rules, or a file that is missing or reached through a link.
     """
     files: dict[str, dict[str, Any]] = {}
     for name in sorted(set(names)):
         check_name(name)
-        contents, mode, reason = _read(root, name)
+        contents, mode, reason = _read(*_place(root, places, name))
         if reason is not None:
             raise ManifestError(f"{name}: {reason}")
         files[name] = {"sha256": sha256(contents).hexdigest(), "size": len(contents), "mode": f"{mode:04o}"}
@@ -132,11 +147,13 @@ def build(
     return data
 
 
-def verify_tree(manifest: Manifest, root: Path, *, runnable: Iterable[str] = RUNNABLE) -> list[Problem]:
-    """What is not as signed below `root`, sorted by path; an empty list means that all of it may be used."""
+def verify_tree(
+    manifest: Manifest, root: Path, *, places: Places = NOWHERE_ELSE, runnable: Iterable[str] = RUNNABLE
+) -> list[Problem]:
+    """What is not as signed, sorted by path; an empty list means that all of it may be used."""
     problems = []
     for name, entry in manifest.files.items():
-        reason = _compare(entry, *_read(root, name, entry.size))
+        reason = _compare(entry, *_read(*_place(root, places, name), entry.size))
         if reason is not None:
             problems.append(Problem(name, reason))
     for directory in runnable:
@@ -144,7 +161,7 @@ def verify_tree(manifest: Manifest, root: Path, *, runnable: Iterable[str] = RUN
     return sorted(problems, key=lambda problem: problem.path)
 
 
-def open_verified(manifest: Manifest, root: Path, name: str) -> bytes:
+def open_verified(manifest: Manifest, root: Path, name: str, *, places: Places = NOWHERE_ELSE) -> bytes:
     """The contents of a file, read once and checked: what is returned is what was signed, whatever happens to the file
     later.
 
@@ -153,7 +170,7 @@ def open_verified(manifest: Manifest, root: Path, name: str) -> bytes:
     entry = manifest.files.get(name)
     if entry is None:
         raise ManifestError(f"{name}: unsigned")
-    contents, mode, reason = _read(root, name, entry.size)
+    contents, mode, reason = _read(*_place(root, places, name), entry.size)
     reason = _compare(entry, contents, mode, reason)
     if reason is not None:
         raise ManifestError(f"{name}: {reason}")
@@ -215,6 +232,13 @@ def _compare(entry: FileEntry, contents: bytes, mode: int, reason: str | None) -
     if len(contents) != entry.size or sha256(contents).hexdigest() != entry.sha256:
         return "changed"
     return None if mode == entry.mode else "mode"
+
+
+def _place(root: Path, places: Places, name: str) -> tuple[Path, str]:
+    """The directory below which a file lies, and its name there."""
+    first, _, rest = name.partition("/")
+    elsewhere = places.get(first) if rest else None
+    return (root, name) if elsewhere is None else (elsewhere, rest)
 
 
 def _read(root: Path, name: str, limit: int | None = None) -> tuple[bytes, int, str | None]:

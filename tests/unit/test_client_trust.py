@@ -155,3 +155,19 @@ def test_a_one_time_command_that_ran_and_is_gone_is_no_problem_but_a_changed_one
     assert problems({"commands/once.sh": "0" * 64}) == ["missing"]
     (tree / "commands/once.sh").write_text("#!/bin/sh\necho other\n")
     assert problems({"commands/once.sh": digest}) == ["changed"]
+
+
+def test_after_going_back_the_release_that_was_gone_back_to_may_be_signed_anew_and_no_other(signer: Signer) -> None:
+    def accept(number: int, age: timedelta) -> Manifest:
+        data = signer.make(release=number, age=age)
+        return trust.accept(
+            data, signer.key.sign(data), signer.key.certificate, held=signer.held(release=4, age=2 * DAY),
+            highest_release=5, now=NOW, went_back_to=4,
+        )  # fmt: skip
+
+    assert accept(4, DAY).release == 4
+    for number, age in ((3, DAY), (4, 3 * DAY)):
+        with pytest.raises(ManifestError, match="came after"):
+            accept(number, age)
+    assert accept(5, DAY).release == 5
+    assert accept(6, DAY).release == 6

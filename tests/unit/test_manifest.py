@@ -289,3 +289,24 @@ def test_a_link_is_not_built_into_a_manifest(tree: Path) -> None:
     (tree / "plugins/link").symlink_to("sshd")
     with pytest.raises(ManifestError, match="plugins/link: link"):
         build(tree, ("plugins/link",))
+
+
+def test_code_is_looked_for_where_the_package_lies(tmp_path: Path, key: DeviceKey) -> None:
+    tree, packages = tmp_path / "tree", tmp_path / "site-packages"
+    (tree / "code").mkdir(parents=True)
+    (packages / "penguindome").mkdir(parents=True)
+    module = packages / "penguindome/paths.py"
+    module.write_text("here = 1\n")
+    places = {"code": packages}
+    data = manifest.build(
+        tree, ["code/penguindome/paths.py"], kind="release", release=7, issued_at=NOW,
+        expires_at=NOW + timedelta(days=30), places=places,
+    )  # fmt: skip
+    signed = Manifest.load(data, key.sign(data), key.certificate)
+    assert manifest.verify_tree(signed, tree, places=places) == []
+    assert manifest.open_verified(signed, tree, "code/penguindome/paths.py", places=places) == b"here = 1\n"
+    module.write_text("here = 2\n")
+    problem = Problem("code/penguindome/paths.py", "changed")
+    assert manifest.verify_tree(signed, tree, places=places) == [problem]
+    # Without that place it is a file of the tree as any other.
+    assert manifest.verify_tree(signed, tree) == [Problem("code/penguindome/paths.py", "missing")]

@@ -91,7 +91,7 @@ def test_the_client_is_limited_in_memory_and_processor() -> None:
 @pytest.mark.parametrize("name", ["penguindome-server.cron.d", "penguindome-client.cron.d"])
 def test_cron_does_nothing_where_systemd_runs(name: str) -> None:
     jobs = [line for line in (DEBIAN / name).read_text().splitlines() if line and line[0] in "*0123456789"]
-    assert len(jobs) == (2 if "server" in name else 1)
+    assert jobs
     for job in jobs:
         command = job.split(maxsplit=6)[6]
         assert command.startswith("[ -d /run/systemd/system ] ||")

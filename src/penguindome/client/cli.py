@@ -24,14 +24,14 @@ VERBS = {
     "run": "do what the timer does every minute: update, verify, collect, submit",
     "collect": "run the plugins now and keep what they report until it is submitted",
     "submit": "send all reports that wait",
-    "update": "ask the server for news, and take what is signed",
+    "update": "ask the server for news, take what is signed, and begin to move to a new release",
     "verify": "compare the installed files with the signed manifest (exit status 1: they differ)",
     "status": "say in plain words how this machine stands with its server",
     "show": "show what would be sent about this machine, or what was sent last",
 }
 
-# What transient units run; not for people, so that no help names them.
-HIDDEN = ("act",)
+HIDDEN = ("act", "prove", "repository", "watch")
+"""Verbs that the client itself starts, and no person needs."""
 
 _EPILOG = """\
 examples:

@@ -27,23 +27,28 @@ from penguindome.times import Clock, utc_now
 if TYPE_CHECKING:
     from penguindome.client.exchange import Exchange
     from penguindome.client.installed import Installed
+    from penguindome.client.transport import Transport
 
 LOOPBACK = frozenset({"localhost", "::1"})
 _LOOPBACK_V4 = re.compile(r"127(\.\d{1,3}){3}")
 
 
 class Client:
-    """This machine as a client. Whoever changes state or spool does so inside `locked()`."""
+    """This machine as a client. Whoever changes state or spool does so inside `locked()`.
 
-    def __init__(self, paths: Paths, *, clock: Clock = utc_now) -> None:
+    `of_release`: where the release's settings lie, if not in the installed tree.
+    """
+
+    def __init__(self, paths: Paths, *, clock: Clock = utc_now, of_release: Path | None = None) -> None:
         self.paths = paths
         self.clock = clock
+        self._of_release = of_release
         self._state_file = StateFile(paths.client_state / "state.json")
 
     @cached_property
     def settings(self) -> Settings:
         """The client's settings. Raises SettingsError with file and line."""
-        return load_client_settings(self.paths)
+        return load_client_settings(self.paths, of_release=self._of_release)
 
     def reread_settings(self) -> None:
         """Read the settings again when they are asked for next: a patch may have changed them."""
@@ -90,19 +95,24 @@ class Client:
     def exchange(self) -> Exchange:
         """The way to the server. Raises SettingsError when its URL may not be used."""
         from penguindome.client.exchange import Exchange
+
+        return Exchange(self.transport, self.state, hostname=self.identity.hostname, clock=self.clock)
+
+    @cached_property
+    def transport(self) -> Transport:
+        """The connection to the server. Raises SettingsError when its URL may not be used."""
         from penguindome.client.transport import Transport
 
         url = self.settings["server.url"]
         if not url:
             raise NotSetUp("no server is set", hint="run: sudo penguindome-client setup --bundle FILE")
         refuse_plain_http(url, allowed=self.settings["allow_plain_http"])
-        transport = Transport(
+        return Transport(
             url,
             ca_file=self.settings["ca_certificate"] or self.identity.ca_file,
             connect_timeout=self.settings["server.connect_timeout"].total_seconds(),
             read_timeout=self.settings["server.read_timeout"].total_seconds(),
         )
-        return Exchange(transport, self.state, hostname=self.identity.hostname, clock=self.clock)
 
     def installed(self) -> Installed:
         """Verify, now, the installed files against the signed manifest in force."""
@@ -134,14 +144,31 @@ class Client:
             )
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Be the only process that works for this client. Raises AlreadyRunning, NotSetUp or NeedsRoot."""
+    def locked(self, *, while_installing: bool = False) -> Iterator[None]:
+        """Be the only process that works for this client; not even one, unless asked for, while an update installs.
+
+        Raises AlreadyRunning, NotSetUp or NeedsRoot.
+        """
         self.require_setup()
         with FileLock(self.paths.client_state / "lock"):
+            if not while_installing:
+                self._refuse_while_installing()
             for leftover in self.paths.client_state.glob(".*.new"):
                 # A write that was killed; we hold the lock, so nobody is at it now.
                 leftover.unlink(missing_ok=True)
             yield
+
+    def _refuse_while_installing(self) -> None:
+        if not (self.paths.client_state / "update.json").exists():
+            return
+        from penguindome.client import update_record
+        from penguindome.files import AlreadyRunning
+
+        record = update_record.load(self.paths)
+        if record is not None and record.phase in update_record.INSTALLING:
+            raise AlreadyRunning(
+                f"release {record.release} is being installed", hint="wait; penguindome-client status tells how it goes"
+            )
 
     def note_contact(self) -> None:
         """Remember that the server answered just now, without the price of a durable write every minute."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from penguindome.bundle import MAXIMUM_BYTES, Bundle
+from penguindome.client import apt_sources
 from penguindome.client.context import Client, refuse_plain_http
 from penguindome.client.errors import NeedsRoot
 from penguindome.client.identity import AWAITED, FORMER, KEY_LIMIT
@@ -201,8 +202,10 @@ def _forget_server(client: Client, state: ClientState) -> ClientState:
     client.spool.clear()
     generations.clear(client.paths.client_state)
     shutil.rmtree(client.records.directory, ignore_errors=True)
-    for name in (FORMER, "manifest.signed.json", "last-report.json", "repository.json", "last-contact"):
+    names = ("manifest.signed.json", "last-report.json", "repository.json", "last-contact", "update.json")
+    for name in (FORMER, *names):
         (client.paths.client_state / name).unlink(missing_ok=True)
+    apt_sources.remove(client.paths)
     return ClientState(sequence=state.sequence)
 
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import penguindome
 from penguindome import json
 from penguindome.client import generations
 from penguindome.client.identity import former_certificates
@@ -15,7 +16,7 @@ from penguindome.client.state import no_space
 from penguindome.client.trust import has_expired
 from penguindome.errors import InvalidData, PenguinDomeError, SignatureError
 from penguindome.files import read_limited, write_atomically
-from penguindome.manifest import Manifest, Problem, verify_tree
+from penguindome.manifest import CODE, Manifest, Places, Problem, verify_tree
 from penguindome.openpgp import Certificate
 
 if TYPE_CHECKING:
@@ -72,12 +73,17 @@ class Installed:
         return lines
 
 
+def code_places() -> Places:
+    """Where the running code lies, of which manifests of releases name the modules."""
+    return {CODE: Path(penguindome.__file__).resolve().parents[1]}
+
+
 def inspect(
     directory: Path, tree: Path, certificate: Certificate, *, now: datetime, done: dict[str, str],
     identity: Identity | None = None,
 ) -> Installed:  # fmt: skip
-    """Verify the manifest and the patches kept in `directory`, and the files below `tree` and of the patches against
-    them.
+    """Verify the manifest and the patches kept in `directory`, and the files below `tree`, of the patches and of the
+    running code against them.
 
     `done` names one-time commands (with their SHA-256) that ran and were deleted: that they are missing is no problem.
     Patches are those of `identity`; without one there are none.
@@ -88,7 +94,8 @@ def inspect(
         return Installed(None, damage=error.message)
     if manifest is None:
         return Installed(None)
-    problems = [problem for problem in verify_tree(manifest, tree) if not _was_done(manifest, tree, problem, done)]
+    wrong = verify_tree(manifest, tree, places=code_places())
+    problems = [problem for problem in wrong if not _was_done(manifest, tree, problem, done)]
     overlay = None if identity is None else _overlay(directory, identity, manifest)
     if overlay is not None:
         prefix = f"{generations.LINK}/"

@@ -2,8 +2,8 @@
 
 In this order: 1. ask for updates, and look after actions; 2. verify the installed files; 3. collect, if it is time or
 something was updated; 4. submit what waits, oldest first; 5. report what one-time commands printed, and start those
-that are due. When reports wait already, the answer to them brings what the poll would have brought. Each part goes on
-as well as it can when another fails.
+that are due; 6. go on with the move to a new release. When reports wait already, the answer to them brings what the
+poll would have brought. Each part goes on as well as it can when another fails.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from penguindome.client import backoff, enrolment, runlevel, updates
+from penguindome.client import apt_sources, backoff, enrolment, runlevel, updates
 from penguindome.client.errors import NoSpace
 from penguindome.errors import PenguinDomeError
 from penguindome.logging import get_logger
@@ -45,6 +45,7 @@ class Minute:
         if runlevel.level(client.paths.root) in runlevel.GOING_DOWN:
             log.info("this machine is going down: nothing is done")
             return
+        self._adopt()
         self.may_ask = self._is_time_to_ask()
         if not client.spool.waiting() and self._enrolled():
             self._ask_for_updates()
@@ -58,8 +59,24 @@ class Minute:
             self._deliver()
         self._start_commands(installed)
         client.save()
+        self._go_on_with_update()
+        if client.state.enrolment == "enrolled":
+            apt_sources.renew(client)
         if full is not None:
             raise full
+
+    def _adopt(self) -> None:
+        """Put the manifest in force that a newly installed package brought."""
+        if (self.client.paths.client_code / "manifest.json").exists():
+            from penguindome.client import adoption
+
+            self.updated = adoption.adopt(self.client)
+
+    def _go_on_with_update(self) -> None:
+        if (self.client.paths.client_state / "update.json").exists():
+            from penguindome.client import updating
+
+            updating.go_on(self.client, now=self.now)
 
     def _is_time_to_ask(self) -> bool:
         client = self.client

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penguindome.client import collector, outputs
+from penguindome.client import collector, outputs, update_record
 from penguindome.client.spool import Entry
 from penguindome.client.version import package_version
 
@@ -36,9 +36,10 @@ def collect(client: Client, installed: Installed) -> dict[str, Any]:
 
 def own_report(client: Client, installed: Installed) -> dict[str, Any]:
     """What the client reports on itself, under the reserved name `penguindome`."""
-    state = client.state
+    state, update = client.state, update_record.reported(update_record.load(client.paths))
     problem = {"server_key_problem": state.rotation_problem} if state.rotation_problem else {}
     return {
+        **({"update": update} if update is not None else {}),
         "version": package_version(),
         "server_key": client.identity.server_certificate.fingerprint,
         **problem,

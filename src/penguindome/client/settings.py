@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from penguindome.client import generations
+from penguindome.client.update_settings import UPDATE_SETTINGS
 from penguindome.errors import SettingsError
 from penguindome.logging import LOGGING_SETTINGS
 from penguindome.paths import Paths
@@ -114,6 +115,7 @@ CLIENT_SETTINGS = Schema(
             default={},
             description="Settings of plugins, which they read by `get_setting`.",
         ),
+        *UPDATE_SETTINGS,
         *LOGGING_SETTINGS,
     )
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from penguindome.client import backoff
+from penguindome.client import backoff, update_record, update_words
 
 if TYPE_CHECKING:
     from penguindome.client.context import Client
@@ -36,6 +36,7 @@ class Standing:
     patches: list[str]
     waiting_actions: list[dict[str, Any]]
     refused_actions: list[dict[str, Any]]
+    update: str
     next_try_at: datetime | None
     last_error: str
     last_error_at: datetime | None
@@ -50,6 +51,7 @@ def take(client: Client) -> Standing:
     """Look at everything. Reads only. Raises NotSetUp or NeedsRoot."""
     client.require_setup()
     state, installed, waiting = client.state, client.installed(), client.spool.waiting()
+    update = update_record.load(client.paths)
     over = backoff.is_over(state.not_before_at, client.clock())
     return Standing(
         server=client.settings["server.url"],
@@ -67,6 +69,7 @@ def take(client: Client) -> Standing:
         patches=installed.overlay.paths if installed.overlay else [],
         waiting_actions=_waiting_actions(client),
         refused_actions=client.records.refusals(),
+        update=update_words.standing(client.paths, update),
         next_try_at=None if over else state.not_before_at,
         last_error=state.last_error,
         last_error_at=state.last_error_at,
@@ -75,6 +78,7 @@ def take(client: Client) -> Standing:
             *_about_exchange(client),
             *_about_files(client, installed.complaints()),
             *_about_refusals(client),
+            *update_words.complaints(update),
         ],
     )
 
@@ -182,6 +186,8 @@ def sentences(standing: Standing, now: datetime) -> list[str]:
     if standing.patches:
         lines.append(f"patches:       {', '.join(standing.patches)}")
     lines += [f"{action['kind'] + ':':<14} {_action(action, now)}" for action in standing.waiting_actions]
+    if standing.update:
+        lines.append(f"update:        {standing.update}")
     if standing.next_try_at is not None:
         lines.append(f"next try:      in {_span(standing.next_try_at - now)}, at the latest")
     return [*lines, "", *(standing.complaints or ["All is well."])]

@@ -21,6 +21,7 @@ NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "int": (int,),
+    "int | None": (int, type(None)),
     "float": (float, int),
     "str": (str,),
     "bool": (bool,),
@@ -66,6 +67,10 @@ class ClientState:
     highest_release: int = 0
     newest_signed_at: datetime | None = None
     update_status: str = ""
+    # The release that was gone back to when a higher one did not work here.
+    went_back_to: int | None = None
+    # SHA-256 of a manifest in the installed tree that is not newer than the one in force: it is looked at but once.
+    judged_manifest: str = ""
 
     # Another server key that was not followed: its fingerprint (by hearsay), why, and when.
     rotation_hint: str = ""

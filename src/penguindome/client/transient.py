@@ -18,8 +18,10 @@ from penguindome.paths import ROOT_VARIABLE, Paths
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def start(paths: Paths, name: str, command: Sequence[str], *, description: str) -> None:
+def start(paths: Paths, name: str, command: Sequence[str], *, description: str, properties: Sequence[str] = ()) -> None:
     """Start `command` as root, with a clean environment, and return at once.
+
+    `properties` are settings of the unit (`Restart=on-failure`), which count with systemd only.
 
     `name` is part of the unit's name (`penguindome-client-NAME-RANDOM.service`; finished units of one name linger).
     Raises ProcessError.
@@ -30,6 +32,7 @@ def start(paths: Paths, name: str, command: Sequence[str], *, description: str) 
     if paths.root == Path("/") and systemd.RUNS.is_dir() and os.geteuid() == 0:
         unit = f"penguindome-client-{name}-{secrets.token_hex(4)}"
         settings = [f"--setenv={key}={value}" for key, value in environment.items()]
+        settings += [f"--property={each}" for each in properties]
         words = ["systemd-run", "--quiet", "--collect", "--no-block", f"--unit={unit}", f"--description={description}"]
         processes.run([*words, *settings, "--", *command], timeout=60)
     else:

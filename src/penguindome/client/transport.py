@@ -11,8 +11,9 @@ import os
 import ssl
 import time
 import zlib
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,18 @@ COMPRESS_FROM = 1000
 PREFIX = "/penguindome/v1/"
 
 
+@dataclass(frozen=True)
+class Download:
+    """A file on its way: its pieces begin at byte `start`; `etag` names this version of it ("" when nothing does).
+
+    Taking the next of `pieces` raises Unreachable when the connection breaks.
+    """
+
+    start: int
+    etag: str
+    pieces: Iterator[bytes]
+
+
 class Transport:
     """Requests to one server, over one kept connection."""
 
@@ -63,12 +76,46 @@ class Transport:
         """Ask for what anybody may have, and return the JSON object of a successful answer. Raises as `post`."""
         return self._ask("GET", endpoint, {"Accept": "application/json", "User-Agent": "penguindome-client"}, None)
 
+    @contextmanager
+    def download(
+        self, endpoint: str, *, credentials: tuple[str, str] | None, start: int = 0, etag: str = ""
+    ) -> Iterator[Download]:
+        """Open a file at the server, to be read inside the `with`: from byte `start` on if it is still the version
+        `etag`, else from its beginning. `credentials` are name and password. Raises as `post`.
+        """
+        headers = {"User-Agent": "penguindome-client", "Accept-Encoding": "identity"}
+        if credentials is not None:
+            headers.update(urllib3.make_headers(basic_auth=":".join(credentials)))
+        if start and etag:
+            headers.update({"Range": f"bytes={start}-", "If-Range": etag})
+        try:
+            response = self._request("GET", endpoint, headers, None)
+        except (HTTPError, OSError) as error:
+            raise _unreachable(self.url, error) from error
+        try:
+            begins = _begins_at(response, start if etag else 0)
+            yield Download(begins, response.headers.get("ETag") or "", self._pieces(response))
+        finally:
+            # What is not read to its end cannot be asked anything else.
+            response.close()
+
+    def _pieces(self, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+        try:
+            yield from response.stream(65536, decode_content=False)
+        except (HTTPError, OSError) as error:
+            raise _unreachable(self.url, error) from error
+
+    def _request(
+        self, method: str, endpoint: str, headers: Mapping[str, str], body: bytes | None
+    ) -> urllib3.BaseHTTPResponse:
+        return self._pool.request(
+            method, self.url + PREFIX + endpoint, body=body, headers=headers, timeout=self._timeout,
+            retries=False, redirect=False, preload_content=False, decode_content=False,
+        )  # fmt: skip
+
     def _ask(self, method: str, endpoint: str, headers: Mapping[str, str], body: bytes | None) -> dict[str, Any]:
         try:
-            response = self._pool.request(
-                method, self.url + PREFIX + endpoint, body=body, headers=headers, timeout=self._timeout,
-                retries=False, redirect=False, preload_content=False, decode_content=False,
-            )  # fmt: skip
+            response = self._request(method, endpoint, headers, body)
             try:
                 return _answer(response.status, response.headers, _read(response))
             finally:
@@ -106,6 +153,17 @@ def proxy_for(url: str) -> str | None:
     if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _begins_at(response: urllib3.BaseHTTPResponse, asked: int) -> int:
+    """Where what comes begins; raises as `_answer` for what is no file, or not the part that was asked for."""
+    content_type = response.headers.get("Content-Type") or ""
+    if response.status == 206 and (response.headers.get("Content-Range") or "").startswith(f"bytes {asked}-"):
+        return asked
+    if response.status == 200 and content_type.partition(";")[0].strip() not in ("text/html", "application/json"):
+        return 0
+    _answer(response.status, response.headers, _read(response))
+    raise Unreachable("an answer came in the place of a package", status=response.status)
 
 
 def _gzip(body: bytes) -> bytes:

@@ -1,4 +1,5 @@
-"""Which signed manifest may take the place of which. Pure: no files, no network, no clock of its own.
+"""Which signed manifest may take the place of which, and which release may be moved to. Pure: no files, no network, no
+clock of its own.
 
 The order of the rules, each of which refuses:
 1. the signature is by the pinned server certificate, over exactly these bytes (`Manifest.load`, before anything is
@@ -6,9 +7,14 @@ The order of the rules, each of which refuses:
 2. the text is a manifest of a kind and format that this version knows, with paths that stay inside the tree
    (`Manifest.load`);
 3. it is a release's, and not some other signed text (an action's) in the place of one;
-4. its release is not below the highest that this client ever accepted;
+4. its release is not below the highest that this client ever accepted, unless it is the one that the client went back
+   to when a higher one did not work here;
 5. it was not issued before the one in force, if both are of the same release;
 6. it has not expired, judged by the later of the local clock and the newest signed time seen.
+
+The signed description of a release that the server offers is held to the same rules (`accept_offer`), and to some of
+its own: it is above the release in force, for this kind of processor, and has a package of the kind that this
+client was installed from.
 
 What is installed keeps running when it expires: a client that stops reporting helps nobody. It says so in each report.
 """
@@ -16,11 +22,15 @@ What is installed keeps running when it expires: a client that stops reporting h
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from penguindome.errors import ManifestError
 from penguindome.manifest import Manifest
 from penguindome.openpgp import Certificate
 from penguindome.times import isoformat
+
+if TYPE_CHECKING:
+    from penguindome.release import Description
 
 KIND = "release"
 
@@ -33,13 +43,14 @@ def accept(
     held: Manifest | None,
     highest_release: int,
     now: datetime,
+    went_back_to: int | None = None,
 ) -> Manifest:
     """The manifest in `text`, if it may replace `held`. Raises SignatureError, InvalidData or ManifestError."""
     candidate = Manifest.load(text, signature, certificate)
     if candidate.kind != KIND:
         raise ManifestError(f"a manifest of the kind {candidate.kind[:40]!r} came in the place of a release's: refused")
     highest = max(highest_release, held.release if held else 0)
-    if candidate.release < highest:
+    if candidate.release < highest and candidate.release != went_back_to:
         raise ManifestError(f"a manifest of release {candidate.release} came after one of release {highest}: refused")
     if held is not None and candidate.release == held.release and candidate.issued_at < held.issued_at:
         raise ManifestError(
@@ -50,9 +61,38 @@ def accept(
     return candidate
 
 
-def has_expired(manifest: Manifest, now: datetime) -> bool:
-    """Whether a manifest's time is over at `now`."""
-    return manifest.expires_at <= now
+def accept_offer(
+    text: bytes,
+    signature: bytes,
+    certificate: Certificate,
+    *,
+    held_release: int,
+    highest_release: int,
+    machine: str,
+    kind: str,
+    now: datetime,
+) -> Description:
+    """The description in `text`, if this client may move to the release. Raises SignatureError or InvalidRelease."""
+    # Imported here: an idle minute is offered nothing.
+    from penguindome.release import Description, InvalidRelease
+
+    offer = Description.load(text, signature, certificate)
+    if offer.release < highest_release or offer.release <= held_release:
+        raise InvalidRelease(
+            f"release {offer.release} was offered after release {max(highest_release, held_release)}: refused"
+        )
+    if has_expired(offer, now):
+        raise InvalidRelease(f"release {offer.release}, whose description expired {isoformat(offer.expires_at)}, came")
+    if offer.machine != machine:
+        raise InvalidRelease(f"release {offer.release} is for {offer.machine}, and this machine is {machine}: refused")
+    if kind not in offer.packages:
+        raise InvalidRelease(f"release {offer.release} has no package of the kind {kind}")
+    return offer
+
+
+def has_expired(signed: Manifest | Description, now: datetime) -> bool:
+    """Whether the time of a manifest or a description is over at `now`."""
+    return signed.expires_at <= now
 
 
 def later(clock: datetime, newest_signed: datetime | None) -> datetime:

@@ -1,18 +1,18 @@
-"""Asking the server what is new, and taking what is signed: a new manifest, and actions."""
+"""Asking the server what is new, and taking what is signed: a manifest, a release, and actions."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from penguindome.client import installed, rotation_following, trust
+from penguindome.client import adoption, rotation_following, trust
 from penguindome.client.enrolment import note_refusal
 from penguindome.client.errors import Refused
 from penguindome.client.exchange import note_failure, note_success
 from penguindome.client.version import package_kind, package_version
 from penguindome.errors import PenguinDomeError
 from penguindome.logging import get_logger
-from penguindome.manifest import Manifest
 
 if TYPE_CHECKING:
     from penguindome.client.context import Client
@@ -22,8 +22,14 @@ log = get_logger(__name__)
 
 def holdings(client: Client) -> dict[str, Any]:
     """What this client has, for the server to say what is newer: with a poll, and with each report."""
-    held = _held(client)
+    held = adoption.in_force(client)
     return {"old_release": held.release if held else 0, "manifest_sha256": held.sha256 if held else None}
+
+
+def question(client: Client, held: Mapping[str, Any]) -> dict[str, Any]:
+    """The data of `update`, for a client that has what `holdings` said."""
+    kind = package_kind(client.paths.client_code)
+    return {**held, "package_version": package_version(), "package_kind": kind}
 
 
 def ask(client: Client) -> bool:
@@ -35,11 +41,7 @@ def ask(client: Client) -> bool:
     held = holdings(client)
 
     def body(_: datetime) -> dict[str, Any]:
-        return {
-            **held,
-            "package_version": package_version(),
-            "package_kind": package_kind(client.paths.client_code),
-        }
+        return question(client, held)
 
     try:
         answer = client.exchange.ask("update", body, client.identity.device_key.sign)
@@ -66,12 +68,22 @@ def take(client: Client, answer: object) -> bool:
     rotation_following.follow(client, answer)
     status = answer.get("status")
     client.state.update_status = status if status in ("current", "out-of-date") else ""
+    _take_offered_release(client, answer.get("release"))
     updated = _take_offered_manifest(client, answer.get("manifest"))
     if not answer.get("patches"):
         return updated
     from penguindome.client import actions
 
     return actions.take(client, answer["patches"]) or updated
+
+
+def _take_offered_release(client: Client, offered: object) -> None:
+    if offered is None and not (client.paths.client_state / "update.json").exists():
+        return
+    from penguindome.client import offers
+
+    held = adoption.in_force(client)
+    offers.take(client, offered, held_release=held.release if held else 0)
 
 
 def _take_offered_manifest(client: Client, offered: object) -> bool:
@@ -84,22 +96,18 @@ def _take_offered_manifest(client: Client, offered: object) -> bool:
 
 
 def _take_manifest(client: Client, text: str, signature: str) -> bool:
-    state, held = client.state, _held(client)
+    state, held = client.state, adoption.in_force(client)
     try:
         manifest = trust.accept(
             text.encode(), signature.encode(), client.identity.server_certificate, held=held,
-            highest_release=state.highest_release, now=trust.later(client.clock(), state.newest_signed_at),
+            highest_release=state.highest_release, went_back_to=state.went_back_to,
+            now=trust.later(client.clock(), state.newest_signed_at),
         )  # fmt: skip
     except PenguinDomeError as error:
         return _refuse(client, error.message)
     if held is not None and manifest.sha256 == held.sha256:
         return False
-    installed.keep(client.paths.client_state, text, signature)
-    state.highest_release = max(state.highest_release, manifest.release)
-    state.newest_signed_at = max(manifest.issued_at, state.newest_signed_at or manifest.issued_at)
-    state.collect_requested = True
-    client.save()
-    log.info("a new manifest of release {} is in force", manifest.release)
+    adoption.put_in_force(client, manifest, text, signature)
     return True
 
 
@@ -109,12 +117,3 @@ def _refuse(client: Client, why: str) -> bool:
     client.state.last_error_hint = "tell the administrator; what was in force before stays so"
     client.state.last_error_at = client.clock()
     return False
-
-
-def _held(client: Client) -> Manifest | None:
-    """The manifest in force. A damaged one counts as none, so that the server sends it again."""
-    try:
-        return installed.load(client.paths.client_state, client.identity.server_certificate)
-    except PenguinDomeError as error:
-        log.error("the manifest in force is damaged: {}", error.message)
-        return None

@@ -36,6 +36,7 @@ def run(client: Client, options: argparse.Namespace) -> int:
             Minute(client, now=options.now).run()
     except AlreadyRunning as error:
         log.debug(error.message)
+        _go_on_with_update(client)
     except NotSetUp as error:
         if sys.stderr.isatty():
             raise
@@ -54,6 +55,16 @@ def _meet_server(client: Client) -> None:
         conclude(client)
     except ServerError as error:
         get_logger(__name__).warning("the server cannot be met yet: {}", error.message)
+
+
+def _go_on_with_update(client: Client) -> None:
+    """While an update installs the minute has nothing to do, but to start a watcher that died."""
+    if (client.paths.client_state / "update.json").exists():
+        from penguindome.client import update_record, updating
+
+        record = update_record.load(client.paths)
+        if record is not None and record.phase in update_record.INSTALLING:
+            updating.go_on(client)
 
 
 def _wait(client: Client, seconds: float) -> None:
