@@ -14,14 +14,14 @@ from penguindome.manifest import Manifest
 from penguindome.openpgp import ServerKeyring
 from penguindome.paths import Paths
 from penguindome.release import Description
+from penguindome_server.published import PublishedFile, certificate
 from penguindome_server.repository_index import index_times
 from penguindome_server.signed_expiry import expiring
-from penguindome_server.published import PublishedFile, certificate
 from penguindome_server.signed_files import SignedReleases
 from penguindome_tools.releases.published import verify_publication
 from penguindome_tools.releases.release_files import load_release
 from penguindome_tools.releases.renewal import Renewal, _recover
-from release_material import NOW, Publisher, tree
+from publication_material import NOW, Publisher, tree
 
 DAY = timedelta(days=1)
 TEXTS = ("release.json", "manifest.json")
