@@ -23,7 +23,7 @@ from penguindome_tools.cli import main
 from penguindome_tools.installation import make_directories, make_keys
 from penguindome_tools.releases.published import verify_publication
 from penguindome_tools.releases.records import Stage, new_document
-from release_material import LIFE, Publisher
+from publication_material import LIFE, Publisher
 from report_material import A, B, enrol
 from smtp_peer import smtp_peer
 

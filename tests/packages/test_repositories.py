@@ -12,7 +12,7 @@ import pytest
 from needs import require_program
 from penguindome.openpgp import ServerKeyring
 from penguindome.paths import Paths
-from release_material import CONTENTS, NAME, NOW, Publisher
+from publication_material import CONTENTS, NAME, NOW, Publisher
 from roots import Finished, Root, fresh_root
 
 pytestmark = pytest.mark.timeout(300)

@@ -26,7 +26,7 @@ from penguindome.paths import Paths
 from penguindome.release import InvalidRelease
 from penguindome_server.repository_index import index_times
 from penguindome_tools.releases.published import verify_publication
-from release_material import NOW, Publisher, tree
+from publication_material import NOW, Publisher, tree
 
 INDEX = "apt/dists/stable"
 PACKAGES = f"{INDEX}/main/binary-amd64"

@@ -21,7 +21,7 @@ from penguindome_server.signed_files import SignedReleases
 from penguindome_tools.releases.published import verify_publication
 from penguindome_tools.releases.release_files import load_release
 from penguindome_tools.releases.renewal import Renewal, _recover
-from release_material import NOW, Publisher, tree
+from publication_material import NOW, Publisher, tree
 
 DAY = timedelta(days=1)
 TEXTS = ("release.json", "manifest.json")
