@@ -155,15 +155,13 @@ def _refresh(context: Context, signing: Signing, *, force: bool) -> None:
         )
         # A server that somebody runs from a checkout may have no plugins of clients.
         base = (tree / "plugins").is_dir() and installation.manifest_is_due(context.paths, tree, now=now, force=force)
-        if not base and not renewal.due():
+        due = (["the manifest of the clients' packages"] if base else []) + renewal.due()
+        if not due:
             return
         with context.acting("release refresh"):
-            done = []
-            if base and installation.sign_manifest(context.paths, tree, now=now, force=force):
-                done.append("the manifest of the clients' packages")
-            done += renewal.run()
-            context.acts_on(*done)
-            for name in done:
+            context.acts_on(*due)
+            signed = installation.sign_manifest(context.paths, tree, now=now, force=force) if base else False
+            for name in [*(due[:1] if signed else []), *renewal.run()]:
                 click.echo(f"signed anew: {name}")
             if renewal.problems:
                 raise PenguinDomeError("not all could be signed anew: " + "; ".join(renewal.problems))
