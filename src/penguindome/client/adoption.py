@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from penguindome import json
-from penguindome.client import installed, overlay, trust
+from penguindome.client import installed, trust
 from penguindome.client.errors import NoSpace
 from penguindome.errors import InvalidData, PenguinDomeError
 from penguindome.files import read_limited
@@ -41,7 +41,7 @@ def adopt(client: Client) -> bool:
     digest = sha256(text).hexdigest()
     if state.judged_manifest == digest:
         return False
-    held = in_force(client)
+    held = installed.in_force(client)
     try:
         if held is None or _release(text) > held.release:
             manifest = trust.accept(
@@ -62,9 +62,11 @@ def adopt(client: Client) -> bool:
 
 def put_in_force(client: Client, manifest: Manifest, text: str, signature: str) -> None:
     """Keep a manifest that was accepted, and remember what follows from it. Raises NoSpace."""
-    state, held = client.state, in_force(client)
+    state, held = client.state, installed.in_force(client)
     installed.keep(client.paths.client_state, text, signature)
     if held is not None and manifest.release > held.release:
+        from penguindome.client import overlay
+
         # A release takes the place of all patches to those before it.
         overlay.clear(client)
     state.highest_release = max(state.highest_release, manifest.release)
@@ -83,12 +85,3 @@ def _release(text: bytes) -> int:
     document = json.loads_plain(text)
     release = document.get("release") if isinstance(document, dict) else None
     return release if isinstance(release, int) else -1
-
-
-def in_force(client: Client) -> Manifest | None:
-    """The manifest in force. A damaged one counts as none, so that the server sends it again."""
-    try:
-        return installed.load(client.paths.client_state, client.identity.server_certificate)
-    except PenguinDomeError as error:
-        log.error("the manifest in force is damaged: {}", error.message)
-        return None
