@@ -22,9 +22,10 @@ from needs import require_program
 from penguindome import json
 from penguindome.files import FileLock
 from penguindome.manifest import Manifest
-from penguindome.openpgp import Certificate, ServerKeyring
+from penguindome.openpgp import Certificate
 from penguindome.paths import ROOT_VARIABLE, Paths
 from penguindome.release import Description, PackageFile, build
+from penguindome.server_keyring import ServerKeyring
 from penguindome_server.store import open_store
 from penguindome_tools.installation import recorded_fingerprint
 from penguindome_tools.releases.publication import current
