@@ -17,6 +17,7 @@ import pytest
 
 from built import Packages, repacked
 from containers import eventually
+from penguindome.client import apt_sources
 from roots import Finished, Root, differences, fresh_root
 
 pytestmark = pytest.mark.timeout(900)
@@ -282,19 +283,42 @@ def test_removing_keeps_what_is_the_administrators_and_reinstalling_finds_it(pac
 ACCOUNTS = re.compile(r"etc/(passwd|group|shadow|gshadow)-?$")
 
 
+def use_it_all(root: Root) -> None:
+    """Leave behind what server and client write to the disk in their time."""
+    root.run("penguindome", "enrolment", "token")
+    root.run("penguindome", "release", "create", "--yes")
+    root.run("penguindome", "password", "fred", "--stdin", stdin="not for everybody\n")
+    root.write("/root/passphrase", "several words of a passphrase\n", 0o600)
+    root.run("penguindome", "backup", "--passphrase-file", "/root/passphrase", "/root/made.backup")
+    root.run("penguindome", "restore", "--passphrase-file", "/root/passphrase", "--force", "--yes", "/root/made.backup")
+    for name in ("restoring.json", ".restore-killed/etc", "client/update.json", "client/updater-1/venv/bin/python",
+                 "client/generations/one/plugins/site", "client/actions/open/one.json"):  # fmt: skip
+        root.write(f"/var/lib/penguindome/{name}", "{}")
+    root.at("/var/lib/penguindome/client/overlay").symlink_to("generations/one")
+    for name in (*(f"/{each}" for each in apt_sources.FILES), "/var/cache/penguindome/client/of-a-release.deb",
+                 "/var/lib/systemd/timers/stamp-penguindome-repository.timer"):  # fmt: skip
+        root.write(name, "")
+    for name in ("passphrase", "made.backup"):
+        root.at(f"/root/{name}").unlink()
+
+
 @pytest.mark.parametrize("debian", ["debian12", pytest.param("debian13", marks=pytest.mark.long)])
 def test_purging_leaves_the_system_user_and_a_backup_of_keys_and_data(packages: Packages, debian: str) -> None:
     with fresh_root(f"{debian}-ready") as root:
         root.run("true")
+        root.at("/var/lib/systemd/timers").mkdir(exist_ok=True)
         before = root.files()
         root.apt("install", str(packages.client), str(packages.server))
-        root.run("penguindome", "enrolment", "token")
+        use_it_all(root)
         root.apt("purge", *BOTH)
         left = {name for name in differences(before, root.files()) if not ACCOUNTS.match(name)}
         (backup,) = (name for name in left if re.fullmatch(r"var/backups/penguindome-server-[^/]+", name))
         assert {name for name in left if not name.startswith("var/backups")} == set()
         assert root.run("stat", "--format=%a %U", f"/{backup}").stdout == "700 root\n"
-        assert {f"{backup}/keys/enrolment.key", f"{backup}/server/store.sqlite"} <= left
+        assert {f"{backup}/{name}" for name in (
+            "keys/enrolment.key", "server/store.sqlite", "releases/1/release.json", "tls/server.key"
+        )} <= left  # fmt: skip
+        assert any(re.fullmatch(f"{backup}/replaced-[^/]+/keys/enrolment.key", name) for name in left)
         assert "penguindome" in root.run("getent", "passwd", "penguindome").stdout
 
         root.apt("install", str(packages.client), str(packages.server))
@@ -302,6 +326,7 @@ def test_purging_leaves_the_system_user_and_a_backup_of_keys_and_data(packages: 
 
 
 def test_purging_deletes_keys_and_data_where_the_administrator_said_so(root: Root) -> None:
+    use_it_all(root)
     root.run("debconf-set-selections", stdin="penguindome-server penguindome-server/purge-data boolean true\n")
     root.apt("purge", *BOTH)
     assert root.shell("find / -xdev -name '*penguindome*' -path '/var/*' -not -path '/var/tmp/*'").stdout == ""

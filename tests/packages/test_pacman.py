@@ -182,6 +182,7 @@ def test_a_client_is_installed_upgraded_and_removed(arch: Root, client: Path, tm
 
     arch.write("/etc/penguindome/client.yml", "# by hand\n")
     arch.write("/var/lib/penguindome/client/device.key", "a key\n", 0o600)
+    arch.write("/var/cache/penguindome/client/of-a-release.pkg.tar.zst", "a package\n", 0o600)
     old = environments(arch, CLIENT)
     pacman(arch, "-U", later(client, tmp_path))
     (new,) = environments(arch, CLIENT)
