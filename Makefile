@@ -34,7 +34,7 @@ test-system: ## boot a server and clients of Debian and pacman, and watch them w
 	@$(pytest) $(or $(ARGS),tests/system)
 
 test-pythons: ## run the tests on every Python from 3.10 to 3.14 that this machine has
-	$(prepare) tests venv mongod
+	$(prepare) tests venv mongod packages
 	@$(python) -m penguindome_tools.development.pythons $(ARGS)
 
 lint: ## check style, types, imports and shell scripts

@@ -30,6 +30,7 @@ OLDEST_PYTHON = (3, 11)  # the server's; the client also runs on 3.10
 PACKAGES = {
     "gpg": ("gnupg", "gnupg"),
     "gpg-agent": ("gpg-agent", "gnupg"),
+    "curl": ("curl", "curl"),
     "ip": ("iproute2", "iproute2"),
     "lsblk": ("util-linux", "util-linux"),
     "openssl": ("openssl", "openssl"),
@@ -46,6 +47,9 @@ PACKAGES = {
     "fakeroot": ("fakeroot", "fakeroot"),
     "zstd": ("zstd", "zstd"),
     "man": ("man-db", "man-db"),
+    "chattr": ("e2fsprogs", "e2fsprogs"),
+    "cryptsetup": ("cryptsetup-bin", "cryptsetup"),
+    "mkfs.btrfs": ("btrfs-progs", "btrfs-progs"),
     "mmdebstrap": ("mmdebstrap", "mmdebstrap"),
     "systemd-nspawn": ("systemd-container", "systemd"),
     "/usr/bin/python3": ("python3", "python"),
@@ -57,17 +61,19 @@ TO_MAKE_A_VENV = ("import ensurepip",)
 RUN = ("gpg", "gpg-agent", "ip", "lsblk", "openssl", "setpriv", "/usr/share/zoneinfo/Europe/Berlin")
 PACMAN = ("git", "makepkg", "pacman-conf", "bsdtar", "fakeroot", "setpriv", "zstd", "/usr/bin/python3")
 DEB = ("git", "dpkg-buildpackage", "dh", "debconf-gettextize", "/usr/bin/python3")
+DISKS = ("chattr", "cryptsetup", "mkfs.btrfs")
 NEEDS = {
     "venv": (),
     "run": RUN,
-    "tests": RUN,
+    "tests": (*RUN, "curl"),
     "mongod": ("setpriv", "libcurl.so.4"),
     "lint": ("shellcheck",),
     "deb": DEB,
     "pacman": PACMAN,
-    "packages": (*DEB, *PACMAN, "lintian", "man", "mmdebstrap", "systemd-nspawn"),
+    "packages": (*DEB, *PACMAN, *DISKS, "lintian", "man", "mmdebstrap", "systemd-nspawn"),
 }
-FOR_ROOT_ON_DEBIAN = {"packages"}  # tests with clean systems: nobody else can run them, so they are skipped elsewhere
+# Tests with clean systems, packages and disks: nobody else can run them all, so they are skipped elsewhere.
+FOR_ROOT_ON_DEBIAN = {"packages"}
 
 
 class Missing(Exception):
