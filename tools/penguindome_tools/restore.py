@@ -362,7 +362,9 @@ def _was_empty(path: Path) -> bool:
 
 def _move(source: Path, place: Path) -> None:
     """Move to a place that may be on another file system; there hard links between trees become copies."""
-    ids = {path: path.lstat() for path in (source, *source.rglob("*"))} if os.geteuid() == 0 else {}
+    # A link is one itself: where it leads to is another child's, and may not have been moved yet.
+    inside = () if source.is_symlink() else source.rglob("*")
+    ids = {path: path.lstat() for path in (source, *inside)} if os.geteuid() == 0 else {}
     shutil.move(source, place)
     for path, status in ids.items():
         os.chown(place / path.relative_to(source), status.st_uid, status.st_gid, follow_symlinks=False)
