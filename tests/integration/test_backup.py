@@ -16,7 +16,7 @@ import pytest
 from administered import AdministeredSite, parsed, penguindome, runs
 from needs import require
 from penguindome.openpgp import DeviceKey, ServerKeyring
-from penguindome.paths import ROOT_VARIABLE
+from penguindome.paths import ROOT_VARIABLE, Paths
 from penguindome_server import running
 from penguindome_server.store import open_store
 from penguindome_tools import restore
