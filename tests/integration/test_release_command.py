@@ -193,7 +193,9 @@ def test_packages_that_hold_different_clients_are_refused(site: Paths, tmp_path:
     kept = old.rename(tmp_path / old.name)
     carry(site, tmp_path, code="changed = True\n")
     kept.rename(site.client_packages / kept.name)
-    assert "hold different clients" in command(site, *CREATE, status=1).stderr
+    said = command(site, *CREATE, status=1).stderr
+    assert "hold different clients" in said
+    assert "code/penguindome/__init__.py" in said
 
 
 @pytest.mark.parametrize("kind", ["deb", "pacman"])
