@@ -77,7 +77,7 @@ def test_a_patch_that_removes_makes_a_plugin_be_gone_until_the_next_release(enro
     assert not {"hello", "new"} & set(plugins)
     assert plugins["penguindome"]["patches"] == ["plugins/hello.sh", "plugins/new.sh"]
     assert plugins["penguindome"]["verification"] == []
-    peer.publish(enrolled.paths.client_code, release=1)
+    peer.lay(enrolled.paths.client_code, release=1)
     enrolled.minute()
     plugins = peer.reports[-1]["plugins"]
     assert plugins["hello"] == {"said": "hello"}
@@ -88,7 +88,7 @@ def test_a_new_release_clears_the_patches_and_what_they_left(enrolled: Machine, 
     enrolled.patch({"plugins/new.sh": SAYS, "settings/site.yml": "schedule.collect_interval: 1h\n"}, mode=0o644)
     enrolled.minute()
     assert enrolled.client().settings["schedule.collect_interval"] == timedelta(hours=1)
-    peer.publish(enrolled.paths.client_code, release=1)
+    peer.lay(enrolled.paths.client_code, release=1)
     enrolled.minute()
     state = enrolled.paths.client_state
     assert not os.path.lexists(state / generations.LINK)
@@ -100,7 +100,7 @@ def test_a_patch_that_was_applied_before_a_release_is_not_applied_after_it(enrol
     enrolled.patch({"plugins/new.sh": SAYS})
     kept = list(peer.patches)
     enrolled.minute()
-    peer.publish(enrolled.paths.client_code, release=1)
+    peer.lay(enrolled.paths.client_code, release=1)
     enrolled.minute()
     peer.patches = kept
     enrolled.minute()
