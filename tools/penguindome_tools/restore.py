@@ -375,4 +375,4 @@ def _warnings(paths: Paths, settings: Settings, database: str | None) -> Iterato
         if settings[name] is not None and not settings[name].exists():
             yield f"{name}: {settings[name]} is not here (it was not in the backup): put it there before the start"
     if not (paths.repository / CURRENT.partition("/")[2]).exists() and any(paths.releases.glob("[0-9]*")):
-        yield "there is no repository: run: penguindome release publish"
+        yield "there is no repository: run: penguindome release refresh --force"

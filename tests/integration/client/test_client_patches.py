@@ -107,6 +107,20 @@ def test_a_patch_that_was_applied_before_a_release_is_not_applied_after_it(enrol
     assert laid(enrolled) == []
 
 
+@pytest.mark.parametrize("removes", [False, True])
+def test_a_patch_that_was_kept_back_does_not_undo_a_newer_one(enrolled: Machine, peer: Peer, *, removes: bool) -> None:
+    """The server's database is in somebody's hands, who withholds one patch until the one after it was applied."""
+    older = {"files": {}, "remove": ["plugins/hello.sh"]} if removes else {"files": {"plugins/hello.sh": SAYS}}
+    enrolled.patch({"plugins/hello.sh": HELLO})
+    enrolled.minute()
+    kept_back = enrolled.patch(**older, issued_at=peer.clock() - timedelta(hours=1))
+    unrelated = enrolled.patch({"plugins/new.sh": SAYS}, issued_at=peer.clock() - timedelta(hours=1))
+    assert reported(enrolled)["hello"] == {"said": "patched"}
+    assert peer.results[kept_back][0]["status"] == "failed"
+    assert "issued later" in peer.results[kept_back][0]["reason"]
+    assert peer.results[unrelated][0]["status"] == "done"
+
+
 def test_settings_of_a_patch_lie_below_the_administrators_own(enrolled: Machine) -> None:
     write_fragment(enrolled.paths.settings / "client.d/50.yml", {"plugins.timeout": 7}, mode=0o600)
     enrolled.patch({"settings/site.yml": "plugins.timeout: 9\nplugins.disabled: [hello]\n"}, mode=0o644)
