@@ -101,6 +101,7 @@ def _take_manifest(client: Client, text: str, signature: str) -> bool:
         manifest = trust.accept(
             text.encode(), signature.encode(), client.identity.server_certificate, held=held,
             highest_release=state.highest_release, went_back_to=state.went_back_to,
+            installed=adoption.installed_release(client.paths),
             now=trust.later(client.clock(), state.newest_signed_at),
         )  # fmt: skip
     except PenguinDomeError as error:
