@@ -351,7 +351,9 @@ def _was_empty(path: Path) -> bool:
 
 def _move(source: Path, place: Path) -> None:
     """Move to a place that may be on another file system; there hard links between trees become copies."""
-    ids = {path: path.lstat() for path in (source, *source.rglob("*"))} if os.geteuid() == 0 else {}
+    # A link is one itself: where it leads to is another child's, and may not have been moved yet.
+    inside = () if source.is_symlink() else source.rglob("*")
+    ids = {path: path.lstat() for path in (source, *inside)} if os.geteuid() == 0 else {}
     shutil.move(source, place)
     for path, status in ids.items():
         os.chown(place / path.relative_to(source), status.st_uid, status.st_gid, follow_symlinks=False)
@@ -364,4 +366,4 @@ def _warnings(paths: Paths, settings: Settings, database: str | None) -> Iterato
         if settings[name] is not None and not settings[name].exists():
             yield f"{name}: {settings[name]} is not here (it was not in the backup): put it there before the start"
     if not (paths.repository / CURRENT.partition("/")[2]).exists() and any(paths.releases.glob("[0-9]*")):
-        yield "there is no repository: run: penguindome release publish"
+        yield "there is no repository; run: penguindome release refresh --force"

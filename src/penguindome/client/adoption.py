@@ -20,6 +20,7 @@ from penguindome.manifest import LARGEST
 if TYPE_CHECKING:
     from penguindome.client.context import Client
     from penguindome.manifest import Manifest
+    from penguindome.paths import Paths
 
 TEXT = "manifest.json"
 SIGNATURE = "manifest.json.asc"
@@ -58,6 +59,16 @@ def adopt(client: Client) -> bool:
         return False
     state.judged_manifest = digest
     return False
+
+
+def installed_release(paths: Paths) -> int:
+    """The release whose files are installed, as the manifest among them says, which may not be verified yet; 0 where
+    there is none: in the base package.
+    """
+    try:
+        return max(_release(read_limited(paths.client_code / TEXT, LARGEST)), 0)
+    except (OSError, InvalidData):
+        return 0
 
 
 def put_in_force(client: Client, manifest: Manifest, text: str, signature: str) -> None:

@@ -96,19 +96,20 @@ def _take_offered_manifest(client: Client, offered: object) -> bool:
 
 
 def _take_manifest(client: Client, text: str, signature: str) -> bool:
+    from penguindome.client import adoption
+
     state, held = client.state, installed.in_force(client)
     try:
         manifest = trust.accept(
             text.encode(), signature.encode(), client.identity.server_certificate, held=held,
             highest_release=state.highest_release, went_back_to=state.went_back_to,
+            installed=adoption.installed_release(client.paths),
             now=trust.later(client.clock(), state.newest_signed_at),
         )  # fmt: skip
     except PenguinDomeError as error:
         return _refuse(client, error.message)
     if held is not None and manifest.sha256 == held.sha256:
         return False
-    from penguindome.client import adoption
-
     adoption.put_in_force(client, manifest, text, signature)
     return True
 

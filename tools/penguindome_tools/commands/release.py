@@ -13,6 +13,7 @@ import click
 from penguindome.errors import PenguinDomeError, UsageError
 from penguindome_server import halting
 from penguindome_server.enrolment import find_client
+from penguindome_server.release_documents import key
 from penguindome_server.rollout import offered
 from penguindome_server.store import Document
 from penguindome_tools.acts import administrative
@@ -247,7 +248,7 @@ def prune_command(context: Context, *, keep: int, yes: bool) -> None:
         before = offered(store)
         for number in numbers:
             store.collection(records.RELEASES).update(
-                records.key(number), lambda before: None if before is None else {**before, "pruned_at": now}
+                key(number), lambda before: None if before is None else {**before, "pruned_at": now}
             )
         if offered(store) != before:
             completion.publish_anew(context, signing, offered(store))

@@ -14,6 +14,7 @@ from penguindome.errors import PenguinDomeError, UsageError
 from penguindome.files import AlreadyRunning
 from penguindome_server import halting, rollout
 from penguindome_server.enrolment import find_client
+from penguindome_server.release_documents import key
 from penguindome_server.store import Document
 from penguindome_tools import installation
 from penguindome_tools.acts import administrative
@@ -205,7 +206,7 @@ def _document(context: Context, number: int) -> Document:
 
 
 def _change(context: Context, number: int, change: Callable[[Document | None], Document | None]) -> None:
-    updated = context.store.collection(records.RELEASES).update(records.key(number), change)
+    updated = context.store.collection(records.RELEASES).update(key(number), change)
     if updated.before == updated.after:
         raise UsageError(f"release {number} was changed meanwhile", hint="look at it and try again")
 
