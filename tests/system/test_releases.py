@@ -126,7 +126,7 @@ def test_releases_keys_patches_and_commands_reach_a_fleet_of_debian_and_pacman_m
 
     first_release_is_installed_from_the_repositories(fleet)
     second_release_changes_what_is_collected(fleet)
-    broken_release_goes_back_and_is_halted(fleet, tmp_path)
+    broken_release_goes_back_and_is_halted(fleet)
     canaries_come_first_and_a_rollback_is_a_release(fleet)
     patch_is_on_one_machine_until_the_next_release(fleet)
     keys_are_followed_also_by_who_slept(fleet)
@@ -176,11 +176,11 @@ def second_release_changes_what_is_collected(fleet: Fleet) -> None:
     fleet.remove("commands.d/greet")
 
 
-def broken_release_goes_back_and_is_halted(fleet: Fleet, scratch: Path) -> None:
+def broken_release_goes_back_and_is_halted(fleet: Fleet) -> None:
     place = fleet.server.root.at("/root/broken")
     place.mkdir()
     for base in (debian_packages().client, pacman_packages().client):
-        rebuilt(base, scratch, NO_MODULE).replace(place / base.name)
+        rebuilt(base, place, NO_MODULE)
     fleet.publish("broken", "--packages", "/root/broken", "--canary", "laptop12", "--canary", "archlaptop")
 
     def has_gone_back(name: str) -> bool:

@@ -4,6 +4,7 @@ description of the release, which the rotation signs anew, vouches for it.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -93,6 +94,20 @@ def test_one_that_a_person_installed_is_adopted_as_soon_as_the_server_describes_
     assert_has(laptop, 2)
     assert peer.ranges == []
     assert "failed" not in laptop.ok("status")
+
+
+def test_a_machine_that_is_set_up_anew_with_an_older_package_begins_with_the_release_that_it_has(
+    laptop: ReleasedMachine, peer: Peer
+) -> None:
+    laptop.offer(Release(2), maker=twice(peer))
+    install(laptop, Release(2))
+    shutil.rmtree(laptop.paths.client_state)
+    laptop.set_up()
+    laptop.ok("run")
+    peer.offered = None
+    laptop.ok("run")
+    assert_has(laptop, 2)
+    assert peer.ranges == []
 
 
 def test_a_description_vouches_for_the_manifest_that_it_names_alone(laptop: ReleasedMachine, peer: Peer) -> None:
