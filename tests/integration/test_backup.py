@@ -15,8 +15,9 @@ import pytest
 
 from administered import AdministeredSite, parsed, penguindome, runs
 from needs import require
-from penguindome.openpgp import DeviceKey, ServerKeyring
+from penguindome.openpgp import DeviceKey
 from penguindome.paths import ROOT_VARIABLE, Paths
+from penguindome.server_keyring import ServerKeyring
 from penguindome_server import running
 from penguindome_server.store import open_store
 from penguindome_tools import restore

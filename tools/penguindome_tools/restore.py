@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -38,6 +37,7 @@ from penguindome_tools.backup import LEFT_OUT, tree_paths
 from penguindome_tools.context import Context
 from penguindome_tools.encryption import decrypting
 from penguindome_tools.key_rotation import LOCK
+from penguindome_tools.scratch import scratch
 
 NOTE = "restoring.json"
 _NOTE_BYTES = 65536
@@ -174,9 +174,9 @@ def _unpacked(context: Context, path: Path, passphrase: bytes | None, hashes: di
     """Unpack a backup that was verified. What a crash left behind goes: nobody else restores now."""
     parent = context.paths.keys.parent
     with ExitStack() as stack:
-        trees = stack.enter_context(_scratch(parent))
+        trees = stack.enter_context(scratch(parent, _SCRATCH))
         with _as_service(context):
-            state = _scratch(context.paths.server_state)
+            state = scratch(context.paths.server_state, _SCRATCH)
             store = state.__enter__()
         stack.callback(_leave_as_service, context, state)
         with decrypting(path, passphrase) as stream, archive.reading(stream) as read:
@@ -192,20 +192,9 @@ def _unpacked(context: Context, path: Path, passphrase: bytes | None, hashes: di
         yield _Unpacked(read.head, trees, store / STORE, hashes)
 
 
-def _leave_as_service(context: Context, scratch: Any) -> None:
+def _leave_as_service(context: Context, entered: Any) -> None:
     with _as_service(context):
-        scratch.__exit__(None, None, None)
-
-
-@contextmanager
-def _scratch(parent: Path) -> Iterator[Path]:
-    for left_over in parent.glob(f"{_SCRATCH}*"):
-        shutil.rmtree(left_over, ignore_errors=True)
-    directory = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=parent))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        entered.__exit__(None, None, None)
 
 
 def _unpack(trees: Path, member: Member, contents: IO[bytes] | None) -> None:

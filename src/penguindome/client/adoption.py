@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from penguindome import json
-from penguindome.client import installed, overlay, trust
+from penguindome.client import installed, trust
 from penguindome.client.errors import NoSpace
 from penguindome.errors import InvalidData, PenguinDomeError
 from penguindome.files import read_limited
@@ -20,6 +20,7 @@ from penguindome.manifest import LARGEST
 if TYPE_CHECKING:
     from penguindome.client.context import Client
     from penguindome.manifest import Manifest
+    from penguindome.paths import Paths
 
 TEXT = "manifest.json"
 SIGNATURE = "manifest.json.asc"
@@ -41,7 +42,7 @@ def adopt(client: Client) -> bool:
     digest = sha256(text).hexdigest()
     if state.judged_manifest == digest:
         return False
-    held = in_force(client)
+    held = installed.in_force(client)
     try:
         if held is None or _release(text) > held.release:
             manifest = trust.accept(
@@ -60,11 +61,23 @@ def adopt(client: Client) -> bool:
     return False
 
 
+def installed_release(paths: Paths) -> int:
+    """The release whose files are installed, as the manifest among them says, which may not be verified yet; 0 where
+    there is none: in the base package.
+    """
+    try:
+        return max(_release(read_limited(paths.client_code / TEXT, LARGEST)), 0)
+    except (OSError, InvalidData):
+        return 0
+
+
 def put_in_force(client: Client, manifest: Manifest, text: str, signature: str) -> None:
     """Keep a manifest that was accepted, and remember what follows from it. Raises NoSpace."""
-    state, held = client.state, in_force(client)
+    state, held = client.state, installed.in_force(client)
     installed.keep(client.paths.client_state, text, signature)
     if held is not None and manifest.release > held.release:
+        from penguindome.client import overlay
+
         # A release takes the place of all patches to those before it.
         overlay.clear(client)
     state.highest_release = max(state.highest_release, manifest.release)
@@ -83,12 +96,3 @@ def _release(text: bytes) -> int:
     document = json.loads_plain(text)
     release = document.get("release") if isinstance(document, dict) else None
     return release if isinstance(release, int) else -1
-
-
-def in_force(client: Client) -> Manifest | None:
-    """The manifest in force. A damaged one counts as none, so that the server sends it again."""
-    try:
-        return installed.load(client.paths.client_state, client.identity.server_certificate)
-    except PenguinDomeError as error:
-        log.error("the manifest in force is damaged: {}", error.message)
-        return None

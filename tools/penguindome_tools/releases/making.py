@@ -23,9 +23,10 @@ from pathlib import Path
 from penguindome import json
 from penguindome.files import sync_directory
 from penguindome.manifest import FileEntry, Manifest
-from penguindome.openpgp import Certificate, ServerKeyring
+from penguindome.openpgp import Certificate
 from penguindome.paths import Paths
 from penguindome.release import Description, InvalidRelease, PackageFile, build
+from penguindome.server_keyring import ServerKeyring
 from penguindome.settings import Settings
 from penguindome_tools.releases import naming
 from penguindome_tools.releases.content import LIFE, TREE, build_manifest, lay_over
