@@ -68,8 +68,8 @@ def take(client: Client, answer: object) -> bool:
     rotation_following.follow(client, answer)
     status = answer.get("status")
     client.state.update_status = status if status in ("current", "out-of-date") else ""
-    _take_offered_release(client, answer.get("release"))
-    updated = _take_offered_manifest(client, answer.get("manifest"))
+    updated = _take_offered_release(client, answer.get("release"))
+    updated = updated or _take_offered_manifest(client, answer.get("manifest"))
     if not answer.get("patches"):
         return updated
     from penguindome.client import actions
@@ -77,13 +77,24 @@ def take(client: Client, answer: object) -> bool:
     return actions.take(client, answer["patches"]) or updated
 
 
-def _take_offered_release(client: Client, offered: object) -> None:
+def _take_offered_release(client: Client, offered: object) -> bool:
+    """Begin the move to what is offered; says whether it turned out to be what is installed already, and is in force
+    now.
+    """
     if offered is None and not (client.paths.client_state / "update.json").exists():
-        return
+        return False
     from penguindome.client import offers
 
     held = installed.in_force(client)
     offers.take(client, offered, held_release=held.release if held else 0)
+    if offered is None:
+        return False
+    from penguindome.client import adoption
+
+    if not adoption.adopt(client):
+        return False
+    offers.take(client, None, held_release=0)
+    return True
 
 
 def _take_offered_manifest(client: Client, offered: object) -> bool:
@@ -96,6 +107,8 @@ def _take_offered_manifest(client: Client, offered: object) -> bool:
 
 
 def _take_manifest(client: Client, text: str, signature: str) -> bool:
+    from penguindome.client import adoption
+
     state, held = client.state, installed.in_force(client)
     try:
         manifest = trust.accept(
@@ -108,8 +121,6 @@ def _take_manifest(client: Client, text: str, signature: str) -> bool:
         return _refuse(client, error.message)
     if held is not None and manifest.sha256 == held.sha256:
         return False
-    from penguindome.client import adoption
-
     adoption.put_in_force(client, manifest, text, signature)
     return True
 
