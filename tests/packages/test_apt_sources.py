@@ -4,6 +4,7 @@ client put in place, from a server with a certificate of its own making that ask
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from penguindome.openpgp import DeviceKey
 from penguindome.paths import Paths
 from penguindome.times import utc_now
 from release_packages import Made
-from roots import Root, fresh_root
+from roots import CHECKOUT, Root, fresh_root
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -64,24 +65,28 @@ def laptop(request: pytest.FixtureRequest, packages: Packages, tmp_path: Path) -
     """A client of a base package that is enrolled, as its files say, and a server beside it on the same machine."""
     key = DeviceKey.generate("server")
     with fresh_root(request.param) as root:
-        root.write("/etc/hosts", "127.0.0.1 localhost penguindome.example.org\n")
         root.apt("install", str(packages.client))
         certificate = tmp_path / "server.crt"
-        words = (
-            "req -x509 -newkey ed25519 -nodes -subj /CN=penguindome -addext subjectAltName=DNS:penguindome.example.org"
-        )
-        command = ["openssl", *words.split(), "-keyout", root.at("/srv/server.key"), "-out", certificate]
-        subprocess.run(command, check=True, capture_output=True)
-        shutil.copyfile(certificate, root.at("/srv/server.crt"))
+        serve(root, tmp_path)
         client = Client(Paths(root.path))
         made = set_up(client, bundle(key, URL, certificate.read_text()), force=False)
         credentials = {"user": made.client_id, "password": PASSWORD}
         root.write("/var/lib/penguindome/client/repository.json", json.dumps(credentials), mode=0o600)
         root.write("/srv/credentials", f"{made.client_id}:{PASSWORD}")
-        root.write("/srv/server.py", SERVER)
         publish(root, Made(2).deb(packages.client, tmp_path, key), key)
         root.run("penguindome-client", "repository")
         yield root
+
+
+def serve(root: Root, tmp_path: Path) -> None:
+    """Put a server with a certificate of its own making onto a machine; `server.crt` in `tmp_path` is that."""
+    root.write("/etc/hosts", "127.0.0.1 localhost penguindome.example.org\n")
+    certificate = tmp_path / "server.crt"
+    words = "req -x509 -newkey ed25519 -nodes -subj /CN=penguindome -addext subjectAltName=DNS:penguindome.example.org"
+    root.write("/srv/server.py", SERVER)
+    command = ["openssl", *words.split(), "-keyout", root.at("/srv/server.key"), "-out", certificate]
+    subprocess.run(command, check=True, capture_output=True)
+    shutil.copyfile(certificate, root.at("/srv/server.crt"))
 
 
 def bundle(key: DeviceKey, url: str, authorities: str) -> Bundle:
@@ -137,3 +142,31 @@ def test_purging_the_client_takes_it_out_of_apt_again(laptop: Root) -> None:
     assert sorted(there) == sorted(f"/{name}" for name in FILES)
     laptop.apt("purge", "penguindome-client")
     assert laptop.run("find", "/etc/apt", "/var/cache", "-name", "*penguindome*").stdout == ""
+
+
+@pytest.fixture
+def newcomer(packages: Packages, tmp_path: Path) -> Iterator[Root]:
+    """A machine that is no client yet, with what the README has an administrator copy to it; and an open server."""
+    key = DeviceKey.generate("server")
+    with fresh_root("debian12-ready") as root:
+        serve(root, tmp_path)
+        root.write("/srv/credentials", "")
+        publish(root, Made(2).deb(packages.client, tmp_path, key), key)
+        authority = (tmp_path / "server.crt").read_text()
+        root.write("/root/penguindome.asc", key.certificate.text)
+        root.write("/root/penguindome-tls.pem", authority)
+        root.write("/root/laptops.bundle", bundle(key, URL, authority).to_text(), mode=0o600)
+        yield root
+
+
+def test_a_new_machine_installs_the_client_as_the_readme_says(newcomer: Root) -> None:
+    readme = (CHECKOUT / "README.md").read_text()
+    files = re.findall(r"^```text\n# (/etc/apt/\S+?),?(?: [^\n]*)?\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    assert len(files) == 2
+    for name, text in files:
+        newcomer.write(name, text)
+    typed = re.findall(r"^debian# (.*)$", readme, re.MULTILINE)
+    assert typed
+    newcomer.shell("\n".join([SERVED, "cd /root", *(f"{words} <<< y" for words in typed)]))
+    assert newcomer.run("dpkg-query", "-Wf", "${Version}", "penguindome-client").stdout == "1:2+0.1.0"
+    assert f"server:        {URL}" in newcomer.run("penguindome-client", "status").output

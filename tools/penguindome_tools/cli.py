@@ -65,6 +65,7 @@ def penguindome(ctx: click.Context, *, debug: bool) -> None:
       penguindome enrolment export FILE     the bundle that a laptop enrols with
       penguindome clients list              who is there, who waits for approval
       penguindome issues list               what is wrong, and on which laptop
+      penguindome release create            publish what laptops run
     """
     context = Context(Paths.from_environment(), debug=debug)
     ctx.obj = context

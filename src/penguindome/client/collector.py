@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import penguindome
 from penguindome import processes
 from penguindome.client import children, outputs
 from penguindome.errors import PenguinDomeError, ProcessError
@@ -41,6 +42,11 @@ class Limits:
 def environment(outside: Mapping[str, str]) -> dict[str, str]:
     """What plugins and commands see: little, and the same whether cron, systemd or a person started us."""
     passed = {name: outside[name] for name in _PASSED_ON if name in outside}
+    code = Path(penguindome.__file__).parents[1]
+    if (code / "__main__.py").exists():
+        # A copy that watches over an update (`old_code`) runs on the interpreter of the machine, which has not our
+        # library.
+        passed["PYTHONPATH"] = str(code)
     return {
         **passed,
         # Our own interpreter first, for `#!/usr/bin/env python3`: it has our library.
