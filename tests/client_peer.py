@@ -154,13 +154,23 @@ class Peer:
         names = [
             str(path.relative_to(tree))
             for path in tree.rglob("*")
-            if path.is_file() and not path.is_symlink() and "__pycache__" not in path.parts
+            if path.is_file()
+            and not path.is_symlink()
+            and "__pycache__" not in path.parts
+            and path.name not in ("manifest.json", "manifest.json.asc")
         ]
         text = manifest.build(
             tree, names, kind=kind, release=release, issued_at=issued_at,
             expires_at=expires_at or issued_at + timedelta(days=90),
         )  # fmt: skip
         self.signed_manifest = (text.decode(), (signer or self.server_key).sign(text).decode())
+
+    def lay(self, tree: Path, *, release: int, issued_at: datetime | None = None) -> None:
+        """Let `tree` be that of a release, with its manifest in it, as a package of the release brings it."""
+        self.publish(tree, release=release, issued_at=issued_at)
+        assert self.signed_manifest is not None
+        for name, text in zip(("manifest.json", "manifest.json.asc"), self.signed_manifest, strict=True):
+            (tree / name).write_text(text)
 
     def rotate(self, *, signer: DeviceKey | None = None) -> DeviceKey:
         """Take a new server key, as `penguindome keys rotate server` does; returns the old one."""

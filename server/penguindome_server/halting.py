@@ -1,7 +1,9 @@
 """Halting a release by itself when too many of the clients that tried it failed.
 
 What became of a release on a client is in the client's document (`update_outcome`, which `reception.py` takes from its
-reports): the store counts it through an index. Looking twice, or on several servers at once, does no harm.
+reports): the store counts it through an index. Who refused what it was offered has not tried it: whether it may be
+taken, the client judges by its clock, its own release and the key that it trusts. Looking twice, or on several servers
+at once, does no harm.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from penguindome.logging import get_logger
+from penguindome_server.release_documents import is_sound, key, newest_first
 from penguindome_server.rollout import offers
 from penguindome_server.store import Document, Store
 
@@ -17,11 +20,6 @@ log = get_logger(__name__)
 FEWEST_FAILURES = 2
 SERVER = "server"
 """Who halted it: not a person."""
-
-
-def key(release: int) -> str:
-    """The `_id` of a release's document."""
-    return f"{release:09d}"
 
 
 def outcomes(store: Store, release: int, *, since: datetime | None = None) -> tuple[int, int]:
@@ -38,7 +36,7 @@ def halt_if_failing(store: Store, release: int, *, percent: int, now: datetime) 
     whether it was halted now. Raises StoreUnavailable.
     """
     document = store.collection("releases").get(key(release))
-    if document is None or document.get("halted_at") or document.get("pruned_at"):
+    if document is None or document.get("halted_at") or document.get("pruned_at") or not is_sound(document):
         return False
     tried, failed = outcomes(store, release, since=document.get("resumed_at"))
     if failed < FEWEST_FAILURES or failed * 100 < tried * percent:
@@ -70,7 +68,7 @@ def halt(store: Store, release: int, *, who: str, reason: str, now: datetime) ->
 def halted_by_itself(store: Store) -> list[Document]:
     """Releases that the server halted, newest first, above the newest that everybody shall have."""
     found = []
-    for document in store.collection("releases").find(sort="-release"):
+    for document in newest_first(store):
         if document.get("pruned_at"):
             continue
         if document.get("halted_at"):

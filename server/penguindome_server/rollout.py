@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from penguindome_server import release_documents
 from penguindome_server.store import Document, Store
 
 REMEMBER_SECONDS = 1.0
@@ -38,7 +39,7 @@ class Offer:
 
     @classmethod
     def of(cls, document: Document) -> Offer:
-        """What a document of `releases` says."""
+        """What a document of `releases` says that is sound."""
         stage = document.get("stage") or {}
         times = [document.get(name) for name in ("created_at", "staged_at", "promoted_at", "resumed_at")]
         return cls(
@@ -68,7 +69,7 @@ def offers(store: Store) -> list[Offer]:
         seen = 0
         for document in releases.find(sort="-release", limit=limit):
             seen += 1
-            if document.get("halted_at") or document.get("pruned_at"):
+            if document.get("halted_at") or document.get("pruned_at") or not release_documents.is_sound(document):
                 continue
             found.append(Offer.of(document))
             if found[-1].promoted:
@@ -83,7 +84,7 @@ def offered(store: Store) -> list[int]:
     packages stay there for a while. For `publication.publish`.
     """
     found: list[int] = []
-    for document in store.collection("releases").find(sort="-release"):
+    for document in release_documents.newest_first(store):
         if document.get("promoted_at") and not document.get("halted_at") and not document.get("pruned_at"):
             found.append(document["release"])
             if len(found) > KEPT_BEFORE:

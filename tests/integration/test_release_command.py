@@ -22,9 +22,10 @@ from needs import require_program
 from penguindome import json
 from penguindome.files import FileLock
 from penguindome.manifest import Manifest
-from penguindome.openpgp import Certificate, ServerKeyring
+from penguindome.openpgp import Certificate
 from penguindome.paths import ROOT_VARIABLE, Paths
 from penguindome.release import Description, PackageFile, build
+from penguindome.server_keyring import ServerKeyring
 from penguindome_server.store import open_store
 from penguindome_tools.installation import recorded_fingerprint
 from penguindome_tools.releases.publication import current
@@ -192,7 +193,9 @@ def test_packages_that_hold_different_clients_are_refused(site: Paths, tmp_path:
     kept = old.rename(tmp_path / old.name)
     carry(site, tmp_path, code="changed = True\n")
     kept.rename(site.client_packages / kept.name)
-    assert "hold different clients" in command(site, *CREATE, status=1).stderr
+    said = command(site, *CREATE, status=1).stderr
+    assert "hold different clients" in said
+    assert "code/penguindome/__init__.py" in said
 
 
 @pytest.mark.parametrize("kind", ["deb", "pacman"])
@@ -347,6 +350,35 @@ def test_prune_removes_packages_and_keeps_what_is_signed(site: Paths) -> None:
     assert offered(site) == "1:3+0.1.0"
     assert "were removed" in command(site, "release", "rollback", "1", "--yes", status=1).stderr
     assert command(site, "release", "prune", "--yes").stdout.startswith("removed: nothing;")
+
+
+def test_what_the_store_says_leads_root_to_no_other_files(site: Paths, tmp_path: Path) -> None:
+    """A compromised web process names any directory as the number of a release that was pruned, promoted or staged."""
+    command(site, *CREATE)
+    victim = tmp_path / "cron.d"
+    victim.mkdir()
+    shutil.copytree(site.releases / "1", victim, dirs_exist_ok=True)
+    before = {path.name: path.read_bytes() for path in victim.iterdir()}
+    store = open_store(f"sqlite://{site.server_state}/store.sqlite")
+    releases = store.collection("releases")
+    true = releases.get("000000001")
+    assert true is not None
+    for name, changed in (
+        ("pruned", {"pruned_at": true["created_at"]}),
+        ("for-all", {}),
+        ("canary", {"promoted_at": None}),
+    ):
+        for wrong in (str(victim), os.path.relpath(victim, site.releases)):
+            releases.insert({**true, "_id": f"{name} {wrong}", "release": wrong, **changed})
+        command(site, "release", "prune", "--keep", "1", "--yes")
+        assert {path.name: path.read_bytes() for path in victim.iterdir()} == before
+        command(site, "release", "refresh", "--force")
+    store.close()
+    command(site, "release", "promote", status=2)
+    assert numbers(site) == [1]
+    assert command(site, "release", "verify").stderr.splitlines()[-1] == "as signed: 1"
+    command(site, *CREATE)
+    assert {path.name: path.read_bytes() for path in victim.iterdir()} == before
 
 
 def test_two_at_once_do_not_make_the_same_release(site: Paths) -> None:

@@ -10,6 +10,7 @@ import pytest
 from penguindome.errors import UsageError
 from penguindome.manifest import FileEntry
 from penguindome.paths import Paths
+from penguindome_server import halting, rollout
 from penguindome_server.store import Document, Store
 from penguindome_tools.releases import records
 from penguindome_tools.releases.changes import Change, changes
@@ -61,6 +62,46 @@ def test_one_client_cannot_use_all_numbers_up(paths: Paths, store: Store) -> Non
     assert found.following == 6
     (told,) = found.unbelievable
     assert "rogue" in told
+
+
+def test_the_store_cannot_use_all_numbers_up(paths: Paths, store: Store) -> None:
+    (paths.releases / "7").mkdir(parents=True)
+    records.burn(store, 2**63 - 3)
+    store.collection("releases").insert(release(999_999_998))
+    found = records.numbers(paths, store)
+    assert found.following == 8
+    assert len(found.unbelievable) == 2
+
+
+FORGED: list[dict[str, Any]] = [
+    {"release": "/etc/cron.d"},
+    {"release": "../../../../etc/cron.d"},
+    {"release": True},
+    {"release": 7.0},
+    {"release": 0},
+    {"release": -7},
+    {"release": 8},
+    {"release": None},
+    {"content_of": "../6"},
+    {"created_at": None},
+    {"pruned_at": "yesterday"},
+    {"stage": {"percent": "10", "clients": []}},
+    {"stage": {"percent": 10, "clients": [7]}},
+    {"stage": "everybody"},
+    {"version": 7},
+]
+
+
+@pytest.mark.parametrize("forged", FORGED, ids=str)
+def test_what_no_release_can_say_of_itself_is_left_out(store: Store, forged: dict[str, Any]) -> None:
+    store.collection("releases").insert(release(6))
+    store.collection("releases").insert(release(7) | forged)
+    assert [document["release"] for document in records.newest_first(store)] == [6]
+    assert rollout.offered(store) == [6]
+    assert [offer.release for offer in rollout.offers(store)] == [6]
+    assert halting.halted_by_itself(store) == []
+    with pytest.raises(UsageError):
+        records.one(store, 7)
 
 
 def test_a_release_without_canaries_is_for_all_at_once() -> None:

@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from penguindome import json
-from penguindome.client import installed, overlay, trust
+from penguindome.client import installed, trust
 from penguindome.client.errors import NoSpace
 from penguindome.errors import InvalidData, PenguinDomeError, SignatureError
 from penguindome.files import read_limited
@@ -20,6 +20,7 @@ from penguindome.manifest import LARGEST, Manifest
 
 if TYPE_CHECKING:
     from penguindome.client.context import Client
+    from penguindome.paths import Paths
 
 TEXT = "manifest.json"
 SIGNATURE = "manifest.json.asc"
@@ -41,7 +42,7 @@ def adopt(client: Client) -> bool:
     digest = sha256(text).hexdigest()
     if state.judged_manifest == digest:
         return False
-    held = in_force(client)
+    held = installed.in_force(client)
     try:
         if held is None or _release(text) > held.release:
             candidate, described_by = _trusted(client, text, signature)
@@ -59,6 +60,16 @@ def adopt(client: Client) -> bool:
         return False
     state.judged_manifest = digest
     return False
+
+
+def installed_release(paths: Paths) -> int:
+    """The release whose files are installed, as the manifest among them says, which may not be verified yet; 0 where
+    there is none: in the base package.
+    """
+    try:
+        return max(_release(read_limited(paths.client_code / TEXT, LARGEST)), 0)
+    except (OSError, InvalidData):
+        return 0
 
 
 def _trusted(client: Client, text: bytes, signature: bytes) -> tuple[Manifest, dict[str, str] | None]:
@@ -86,9 +97,11 @@ def put_in_force(
     client: Client, manifest: Manifest, text: str, signature: str, described_by: dict[str, str] | None = None
 ) -> None:
     """Keep a manifest that was accepted, and remember what follows from it. Raises NoSpace."""
-    state, held = client.state, in_force(client)
+    state, held = client.state, installed.in_force(client)
     installed.keep(client.paths.client_state, text, signature, described_by)
     if held is not None and manifest.release > held.release:
+        from penguindome.client import overlay
+
         # A release takes the place of all patches to those before it.
         overlay.clear(client)
     state.highest_release = max(state.highest_release, manifest.release)
@@ -107,12 +120,3 @@ def _release(text: bytes) -> int:
     document = json.loads_plain(text)
     release = document.get("release") if isinstance(document, dict) else None
     return release if isinstance(release, int) else -1
-
-
-def in_force(client: Client) -> Manifest | None:
-    """The manifest in force. A damaged one counts as none, so that the server sends it again."""
-    try:
-        return installed.load(client.paths.client_state, client.identity.server_certificate)
-    except PenguinDomeError as error:
-        log.error("the manifest in force is damaged: {}", error.message)
-        return None

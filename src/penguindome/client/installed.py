@@ -17,16 +17,20 @@ from penguindome.client.state import no_space
 from penguindome.client.trust import has_expired, load_described
 from penguindome.errors import InvalidData, PenguinDomeError, SignatureError
 from penguindome.files import read_limited, write_atomically
+from penguindome.logging import get_logger
 from penguindome.manifest import CODE, Manifest, Places, Problem, verify_tree
 from penguindome.openpgp import Certificate
 
 if TYPE_CHECKING:
+    from penguindome.client.context import Client
     from penguindome.client.identity import Identity
     from penguindome.client.overlay import Overlay
 
 # Text and signature lie in one file, so that no crash leaves a pair that does not fit.
 NAME = "manifest.signed.json"
 SIZE_LIMIT = 16 << 20
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,15 @@ def load(directory: Path, certificate: Certificate, *, former_in: Path | None = 
             with suppress(SignatureError):
                 return _verified(document, former)
         raise
+
+
+def in_force(client: Client) -> Manifest | None:
+    """The manifest in force on this client. A damaged one counts as none, so that the server sends it again."""
+    try:
+        return load(client.paths.client_state, client.identity.server_certificate)
+    except PenguinDomeError as error:
+        log.error("the manifest in force is damaged: {}", error.message)
+        return None
 
 
 def _verified(document: dict[str, Any], certificate: Certificate) -> Manifest:

@@ -12,7 +12,7 @@ from penguindome.client.version import package_kind
 from penguindome.errors import PenguinDomeError
 from penguindome.files import AlreadyRunning
 from penguindome.logging import get_logger
-from penguindome.release import Description
+from penguindome.release import REFUSED, Description
 
 if TYPE_CHECKING:
     from penguindome.client.context import Client
@@ -112,7 +112,7 @@ def _verified(client: Client, offered: object, held_release: int) -> Description
 def _refused(client: Client, record: UpdateRecord, offered: object, why: str) -> UpdateRecord:
     number = offered.get("number") if isinstance(offered, dict) else None
     release = number if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 1 << 31 else 0
-    reason = f"refused: {why}"
+    reason = f"{REFUSED}{why}"
     if (record.refused_release, record.refused_reason) == (release, reason):
         return record
     log.error("the release that the server offers was refused: {}", why)

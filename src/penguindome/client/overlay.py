@@ -102,6 +102,7 @@ def apply(
     """
     present = overlay if overlay is not None and overlay.release == manifest.release else None
     effective = manifest if present is None else present.over(manifest)
+    _refuse_older(action, () if present is None else present.actions)
     for name in action.parameters["remove"]:
         if name not in effective.files:
             raise ActionRefused(f"there is no {name} here that could be removed")
@@ -130,6 +131,18 @@ def apply(
         generations.switch(state, generation)
     except OSError as error:
         raise no_space(error, state / generations.LINK) from error
+
+
+def _refuse_older(action: Action, applied: Iterable[Action]) -> None:
+    """Whoever hands patches out may keep one back, or bring back one that was cancelled: it undoes no newer one."""
+    for newer in applied:
+        both = _paths(action) & _paths(newer)
+        if both and newer.issued_at > action.issued_at:
+            raise ActionRefused(f"{min(both)} was changed by the patch {newer.id}, which was issued later")
+
+
+def _paths(action: Action) -> set[str]:
+    return {*action.files, *action.parameters["remove"]}
 
 
 def clear(client: Client) -> None:

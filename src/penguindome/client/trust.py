@@ -8,7 +8,8 @@ The order of the rules, each of which refuses:
    (`Manifest.load`);
 3. it is a release's, and not some other signed text (an action's) in the place of one;
 4. its release is not below the highest that this client ever accepted, unless it is the one that the client went back
-   to when a higher one did not work here;
+   to when a higher one did not work here; and one that came over the network is of the release that is installed:
+   whoever hands it out cannot pair the files of one release with the manifest of another;
 5. it was not issued before the one in force, if both are of the same release;
 6. it has not expired, judged by the later of the local clock and the newest signed time seen.
 
@@ -48,10 +49,16 @@ def accept(
     highest_release: int,
     now: datetime,
     went_back_to: int | None = None,
+    installed: int | None = None,
 ) -> Manifest:
-    """The manifest in `text`, if it may replace `held`. Raises SignatureError, InvalidData or ManifestError."""
+    """The manifest in `text`, if it may replace `held`. Raises SignatureError, InvalidData or ManifestError.
+
+    `installed` is the release whose files lie here, for a manifest that did not come with them.
+    """
     candidate = Manifest.load(text, signature, certificate)
-    return judge(candidate, held=held, highest_release=highest_release, now=now, went_back_to=went_back_to)
+    return judge(
+        candidate, held=held, highest_release=highest_release, now=now, went_back_to=went_back_to, installed=installed
+    )
 
 
 def load_described(text: bytes, description: bytes, signature: bytes, certificate: Certificate) -> Manifest:
@@ -76,6 +83,7 @@ def judge(
     highest_release: int,
     now: datetime,
     went_back_to: int | None = None,
+    installed: int | None = None,
 ) -> Manifest:
     """A manifest that is shown to be the server's, if it may replace `held` by rules 3 to 6. Raises ManifestError."""
     if candidate.kind != KIND:
@@ -83,6 +91,10 @@ def judge(
     highest = max(highest_release, held.release if held else 0)
     if candidate.release < highest and candidate.release != went_back_to:
         raise ManifestError(f"a manifest of release {candidate.release} came after one of release {highest}: refused")
+    if installed is not None and candidate.release not in (installed, held.release if held else installed):
+        raise ManifestError(
+            f"a manifest of release {candidate.release} came, and release {installed} is installed: refused"
+        )
     if held is not None and candidate.release == held.release and candidate.issued_at < held.issued_at:
         raise ManifestError(
             f"a manifest of {isoformat(candidate.issued_at)} came after one of {isoformat(held.issued_at)}: refused"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from penguindome.client import adoption, rotation_following, trust
+from penguindome.client import installed, rotation_following, trust
 from penguindome.client.enrolment import note_refusal
 from penguindome.client.errors import Refused
 from penguindome.client.exchange import note_failure, note_success
@@ -22,7 +22,7 @@ log = get_logger(__name__)
 
 def holdings(client: Client) -> dict[str, Any]:
     """What this client has, for the server to say what is newer: with a poll, and with each report."""
-    held = adoption.in_force(client)
+    held = installed.in_force(client)
     return {"old_release": held.release if held else 0, "manifest_sha256": held.sha256 if held else None}
 
 
@@ -85,9 +85,13 @@ def _take_offered_release(client: Client, offered: object) -> bool:
         return False
     from penguindome.client import offers
 
-    held = adoption.in_force(client)
+    held = installed.in_force(client)
     offers.take(client, offered, held_release=held.release if held else 0)
-    if offered is None or not adoption.adopt(client):
+    if offered is None:
+        return False
+    from penguindome.client import adoption
+
+    if not adoption.adopt(client):
         return False
     offers.take(client, None, held_release=0)
     return True
@@ -103,11 +107,14 @@ def _take_offered_manifest(client: Client, offered: object) -> bool:
 
 
 def _take_manifest(client: Client, text: str, signature: str) -> bool:
-    state, held = client.state, adoption.in_force(client)
+    from penguindome.client import adoption
+
+    state, held = client.state, installed.in_force(client)
     try:
         manifest = trust.accept(
             text.encode(), signature.encode(), client.identity.server_certificate, held=held,
             highest_release=state.highest_release, went_back_to=state.went_back_to,
+            installed=adoption.installed_release(client.paths),
             now=trust.later(client.clock(), state.newest_signed_at),
         )  # fmt: skip
     except PenguinDomeError as error:

@@ -121,7 +121,11 @@ class Watcher:
         if busy := self._still_busy(manager):
             self._postpone(f"waits: {busy}")
             return
-        way_back, digest = self._way_back(manager)
+        try:
+            way_back, digest = self._way_back(manager)
+        except OSError as error:
+            self._postpone(f"waits: the package of the release in force cannot be kept: {error.strerror or error}")
+            return
         if not way_back:
             log.warning("no package of the release in force was kept: there is no way back from {}", record.release)
         with self._alone():

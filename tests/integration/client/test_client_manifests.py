@@ -48,27 +48,40 @@ def test_a_plugin_that_was_changed_is_reported_and_does_not_run(enrolled: Machin
     assert not (enrolled.paths.root / "ran").exists()
 
 
-@pytest.mark.parametrize("what", ["another key", "expired", "older", "lower release", "another kind", "nonsense"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "another key",
+        "expired",
+        "older",
+        "lower release",
+        "another kind",
+        "nonsense",
+        "of a release not installed",
+    ],
+)
 def test_a_manifest_that_may_not_be_taken_leaves_the_old_one_and_is_told_of(
     enrolled: Machine, peer: Peer, what: str
 ) -> None:
     tree = enrolled.paths.client_code
-    peer.publish(tree, release=3)
+    peer.lay(tree, release=3, issued_at=utc_now() - timedelta(days=9))
     enrolled.minute()
     before = _force(enrolled)
     match what:
         case "another key":
-            peer.publish(tree, release=4, signer=DeviceKey.generate("thief"))
+            peer.publish(tree, release=3, signer=DeviceKey.generate("thief"))
         case "expired":
             peer.publish(
-                tree, release=4, issued_at=utc_now() - timedelta(days=9), expires_at=utc_now() - timedelta(days=1)
+                tree, release=3, issued_at=utc_now() - timedelta(days=8), expires_at=utc_now() - timedelta(days=1)
             )  # fmt: skip
         case "older":
-            peer.publish(tree, release=3, issued_at=utc_now() - timedelta(days=1))
+            peer.publish(tree, release=3, issued_at=utc_now() - timedelta(days=10))
         case "lower release":
             peer.publish(tree, release=2)
         case "another kind":
-            peer.publish(tree, release=4, kind="command")
+            peer.publish(tree, release=3, kind="command")
+        case "of a release not installed":
+            peer.publish(tree, release=4)
         case _:
             peer.signed_manifest = ("{}", "no signature")
     enrolled.minute()

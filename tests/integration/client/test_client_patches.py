@@ -77,7 +77,7 @@ def test_a_patch_that_removes_makes_a_plugin_be_gone_until_the_next_release(enro
     assert not {"hello", "new"} & set(plugins)
     assert plugins["penguindome"]["patches"] == ["plugins/hello.sh", "plugins/new.sh"]
     assert plugins["penguindome"]["verification"] == []
-    peer.publish(enrolled.paths.client_code, release=1)
+    peer.lay(enrolled.paths.client_code, release=1)
     enrolled.minute()
     plugins = peer.reports[-1]["plugins"]
     assert plugins["hello"] == {"said": "hello"}
@@ -88,7 +88,7 @@ def test_a_new_release_clears_the_patches_and_what_they_left(enrolled: Machine, 
     enrolled.patch({"plugins/new.sh": SAYS, "settings/site.yml": "schedule.collect_interval: 1h\n"}, mode=0o644)
     enrolled.minute()
     assert enrolled.client().settings["schedule.collect_interval"] == timedelta(hours=1)
-    peer.publish(enrolled.paths.client_code, release=1)
+    peer.lay(enrolled.paths.client_code, release=1)
     enrolled.minute()
     state = enrolled.paths.client_state
     assert not os.path.lexists(state / generations.LINK)
@@ -100,11 +100,25 @@ def test_a_patch_that_was_applied_before_a_release_is_not_applied_after_it(enrol
     enrolled.patch({"plugins/new.sh": SAYS})
     kept = list(peer.patches)
     enrolled.minute()
-    peer.publish(enrolled.paths.client_code, release=1)
+    peer.lay(enrolled.paths.client_code, release=1)
     enrolled.minute()
     peer.patches = kept
     enrolled.minute()
     assert laid(enrolled) == []
+
+
+@pytest.mark.parametrize("removes", [False, True])
+def test_a_patch_that_was_kept_back_does_not_undo_a_newer_one(enrolled: Machine, peer: Peer, *, removes: bool) -> None:
+    """The server's database is in somebody's hands, who withholds one patch until the one after it was applied."""
+    older = {"files": {}, "remove": ["plugins/hello.sh"]} if removes else {"files": {"plugins/hello.sh": SAYS}}
+    enrolled.patch({"plugins/hello.sh": HELLO})
+    enrolled.minute()
+    kept_back = enrolled.patch(**older, issued_at=peer.clock() - timedelta(hours=1))
+    unrelated = enrolled.patch({"plugins/new.sh": SAYS}, issued_at=peer.clock() - timedelta(hours=1))
+    assert reported(enrolled)["hello"] == {"said": "patched"}
+    assert peer.results[kept_back][0]["status"] == "failed"
+    assert "issued later" in peer.results[kept_back][0]["reason"]
+    assert peer.results[unrelated][0]["status"] == "done"
 
 
 def test_settings_of_a_patch_lie_below_the_administrators_own(enrolled: Machine) -> None:

@@ -14,6 +14,7 @@ from penguindome.errors import PenguinDomeError, UsageError
 from penguindome.files import AlreadyRunning
 from penguindome_server import halting, rollout
 from penguindome_server.enrolment import find_client
+from penguindome_server.release_documents import key
 from penguindome_server.store import Document
 from penguindome_tools import installation
 from penguindome_tools.acts import administrative
@@ -155,15 +156,13 @@ def _refresh(context: Context, signing: Signing, *, force: bool) -> None:
         )
         # A server that somebody runs from a checkout may have no plugins of clients.
         base = (tree / "plugins").is_dir() and installation.manifest_is_due(context.paths, tree, now=now, force=force)
-        if not base and not renewal.due():
+        due = (["the manifest of the clients' packages"] if base else []) + renewal.due()
+        if not due:
             return
         with context.acting("release refresh"):
-            done = []
-            if base and installation.sign_manifest(context.paths, tree, now=now, force=force):
-                done.append("the manifest of the clients' packages")
-            done += renewal.run()
-            context.acts_on(*done)
-            for name in done:
+            context.acts_on(*due)
+            signed = installation.sign_manifest(context.paths, tree, now=now, force=force) if base else False
+            for name in [*(due[:1] if signed else []), *renewal.run()]:
                 click.echo(f"signed anew: {name}")
             if renewal.problems:
                 raise PenguinDomeError("not all could be signed anew: " + "; ".join(renewal.problems))
@@ -207,7 +206,7 @@ def _document(context: Context, number: int) -> Document:
 
 
 def _change(context: Context, number: int, change: Callable[[Document | None], Document | None]) -> None:
-    updated = context.store.collection(records.RELEASES).update(records.key(number), change)
+    updated = context.store.collection(records.RELEASES).update(key(number), change)
     if updated.before == updated.after:
         raise UsageError(f"release {number} was changed meanwhile", hint="look at it and try again")
 

@@ -5,20 +5,28 @@ The database only chooses among signed releases: nothing here says what is in on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from penguindome.errors import UsageError
 from penguindome.paths import Paths
+from penguindome_server import release_documents
+from penguindome_server.release_documents import HIGHEST, key
 from penguindome_server.store import Document, Store
 
-RELEASES = "releases"
+RELEASES = release_documents.COLLECTION
 STATE, FLOOR = "releases", "floor"
 """Document of `server_state`, and its field: no number up to this one is given out again."""
 BELIEVED_GAP = 10_000
-"""How far above what the server knows of a client's word is taken: a client cannot use all numbers up."""
+"""How far above the releases on root's disk the word of the store or a client is taken: nobody can use all numbers up,
+and with them every later release.
+"""
+_FIELDS = {
+    "release", "created_at", "created_by", "message", "version", "content_of", "stage", "promoted_at", "halted_at",
+    "halted_by", "halted_reason", "pruned_at",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,15 +44,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Numbers:
-    """The next number, and what clients say of numbers that cannot be."""
+    """The next number, and what the store or clients say of numbers that cannot be."""
 
     following: int
     unbelievable: tuple[str, ...] = ()
-
-
-def key(number: int) -> str:
-    """The `_id` of a release."""
-    return f"{number:09d}"
 
 
 def new_document(
@@ -76,14 +79,14 @@ def new_document(
 
 
 def newest_first(store: Store) -> list[Document]:
-    """All releases, the newest first."""
-    return list(store.collection(RELEASES).find(sort="-release"))
+    """All releases, the newest first; what no release can say of itself is left out."""
+    return [document for document in release_documents.newest_first(store) if document.keys() >= _FIELDS]
 
 
 def one(store: Store, number: int) -> Document:
     """The document of a release. Raises UsageError when there is none."""
     document = store.collection(RELEASES).get(key(number))
-    if document is None:
+    if document is None or not release_documents.is_sound(document) or not document.keys() >= _FIELDS:
         raise UsageError(f"there is no release {number}", hint="see: penguindome release list")
     return document
 
@@ -117,18 +120,27 @@ def before(documents: Sequence[Document]) -> Document:
 
 def numbers(paths: Paths, store: Store) -> Numbers:
     """The number of the next release: above every one that was given out, lies on the disk, or runs on a client."""
-    floor = store.collection("server_state").get(STATE) or {}
-    known = [0, _number(floor.get(FLOOR)), *on_disk(paths)]
-    known += [_number(document["release"]) for document in store.collection(RELEASES).find(fields=("release",))]
-    highest = believed = max(known)
+    believed = max(on_disk(paths), default=0)
+    bound = believed + BELIEVED_GAP
     unbelievable = []
-    for document in store.collection("clients").find(fields=("release", "hostname")):
-        said = _number(document.get("release"))
-        if said > highest + BELIEVED_GAP:
-            unbelievable.append(f"{document['hostname']} says that it has release {said}, which cannot be")
+    for whose, value in _said(store):
+        said = _number(value)
+        if said > bound:
+            unbelievable.append(f"{whose} says that there is a release {said}, which cannot be")
         else:
             believed = max(believed, said)
+    if believed >= HIGHEST:
+        raise UsageError(f"there is no number left above {believed}")
     return Numbers(believed + 1, tuple(unbelievable))
+
+
+def _said(store: Store) -> Iterator[tuple[str, Any]]:
+    """Who says that there is a release of which number: the store itself, and clients."""
+    yield "the store", (store.collection("server_state").get(STATE) or {}).get(FLOOR)
+    for document in store.collection(RELEASES).find(fields=("release",)):
+        yield "the store", document.get("release")
+    for document in store.collection("clients").find(fields=("release", "hostname")):
+        yield str(document.get("hostname")), document.get("release")
 
 
 def burn(store: Store, number: int) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 from penguindome.errors import PenguinDomeError
+from penguindome.files import ensure_directory
 from penguindome.paths import Paths
 
 PACKAGE = "penguindome-client"
@@ -38,7 +41,27 @@ class PackageManager(Protocol):
         """Put back what `way_back` named. Raises Busy or ProcessError."""
 
     def way_back(self) -> str:
-        """What `go_back` could put back that is as installed now: a name in the client's cache; "" if there is none."""
+        """What `go_back` could put back that is as installed now: a name in the client's cache; "" if there is none.
+
+        Raises OSError.
+        """
+
+
+def keep_copy(package: Path, cache: Path, name: str) -> None:
+    """Copy a package that the package manager kept into the client's cache: wholly, or not at all. Raises OSError."""
+    ensure_directory(cache, 0o755)
+    beside = cache / f"{name}.copy"
+    try:
+        with package.open("rb") as source, beside.open("wb") as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
+            copy.flush()
+            os.fsync(copy.fileno())
+        beside.chmod(0o644)
+        beside.replace(cache / name)
+    except OSError:
+        # Nobody's disk stays full for this.
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def for_kind(kind: str, paths: Paths) -> PackageManager:

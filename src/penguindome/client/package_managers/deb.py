@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import struct
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from penguindome import processes
-from penguindome.client.package_managers import INSTALL_SECONDS, PACKAGE, Busy
+from penguindome.client.package_managers import INSTALL_SECONDS, PACKAGE, Busy, keep_copy
 from penguindome.errors import ProcessError
-from penguindome.files import ensure_directory
 from penguindome.paths import Paths
 
 LOCKS = ("var/lib/dpkg/lock-frontend", "var/lib/dpkg/lock", "var/lib/apt/lists/lock", "var/cache/apt/archives/lock")
@@ -80,9 +78,8 @@ class Deb:
             kept = f"{PACKAGE}_{quote(version, safe='+~-').replace('%3A', '%3a')}_{architecture}.deb"
             path = self._paths.root / "var/cache/apt/archives" / kept
             if version and path.is_file():
-                ensure_directory(self._paths.client_cache, 0o755)
                 name = f"{PACKAGE}_{version.rpartition(':')[2]}_{architecture}.deb"
-                shutil.copyfile(path, self._paths.client_cache / name)
+                keep_copy(path, self._paths.client_cache, name)
                 return name
         return ""
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from penguindome import processes
-from penguindome.client.package_managers import INSTALL_SECONDS, PACKAGE, Busy
+from penguindome.client.package_managers import INSTALL_SECONDS, PACKAGE, Busy, keep_copy
 from penguindome.errors import ProcessError
-from penguindome.files import ensure_directory
 from penguindome.paths import Paths
 
 _ENVIRONMENT = {
@@ -70,8 +68,7 @@ class Pacman:
         files = [path for path in kept if path.suffix != ".sig"]
         if not version or not files:
             return ""
-        ensure_directory(self._paths.client_cache, 0o755)
-        shutil.copyfile(files[0], self._paths.client_cache / files[0].name)
+        keep_copy(files[0], self._paths.client_cache, files[0].name)
         return files[0].name
 
 
