@@ -181,7 +181,7 @@ class Fleet:
     def eventually(self, claim: str, condition: Callable[[], object], seconds: float = A_FEW_MINUTES) -> None:
         """See `containers.eventually`; a failure tells what the machines said."""
         try:
-            eventually(claim, condition, seconds, pause=1)
+            eventually(claim, condition, seconds, pause=2)
         except DidNotHappen as error:
             raise DidNotHappen(f"{error}\n{self.said()}") from error
 

@@ -6,6 +6,7 @@ which timers alone are at work.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,6 @@ def export_certificate(fleet: Fleet, *machines: Machine) -> None:
 
 def install_by_apt(fleet: Fleet, laptop: Machine) -> None:
     """From the site's own repository, as somebody does who reads how."""
-    export_certificate(fleet, laptop)
     laptop.root.write(KEYRING, laptop.root.at(CERTIFICATE).read_text())
     laptop.root.write(AUTHORITY, fleet.server.root.at(CA).read_text())
     for name, text in APT.items():
@@ -104,8 +104,7 @@ def install_by_pacman(fleet: Fleet, laptop: Machine) -> None:
 
 
 def trust_by_pacman(fleet: Fleet, laptop: Machine) -> None:
-    """Let pacman trust the server key in use."""
-    export_certificate(fleet, laptop)
+    """Let pacman trust the server key whose certificate was handed over."""
     laptop.run("pacman-key", "--add", CERTIFICATE)
     laptop.run("pacman-key", "--lsign-key", fingerprint(fleet))
 
@@ -137,8 +136,12 @@ def test_releases_keys_patches_and_commands_reach_a_fleet_of_debian_and_pacman_m
 def first_release_is_installed_from_the_repositories(fleet: Fleet) -> None:
     fleet.write("client-release.d/50-fleet.yml", ALL_AT_ONCE)
     fleet.publish("the first")
-    for name, laptop in fleet.laptops.items():
-        (install_by_pacman if name == "archlaptop" else install_by_apt)(fleet, laptop)
+    export_certificate(fleet, *fleet.laptops.values())
+    with ThreadPoolExecutor() as pool:
+        by_apt = [pool.submit(install_by_apt, fleet, fleet.laptops[name]) for name in ("laptop12", "laptop13")]
+        by_pacman = pool.submit(install_by_pacman, fleet, fleet.laptops["archlaptop"])
+        for each in (*by_apt, by_pacman):
+            each.result()
     fleet.enrol()
     fleet.arrives(1)
     assert_kinds(fleet, {"laptop12": "deb", "laptop13": "deb", "archlaptop": "pacman"})
@@ -268,6 +271,7 @@ def keys_are_followed_also_by_who_slept(fleet: Fleet) -> None:
         fleet.eventually(f"apt of {name} knows", lambda at=keyring, text=renewed: at.read_text() == text)
         laptop.run("apt-get", "update", "-o", "APT::Update::Error-Mode=any")
         laptop.run("apt-get", "install", "--yes", "penguindome-client")
+    export_certificate(fleet, fleet.laptops["archlaptop"])
     trust_by_pacman(fleet, fleet.laptops["archlaptop"])
     fleet.laptops["archlaptop"].run("pacman", "--noconfirm", "-Sy", "penguindome-client")
     fleet.arrives(7)
