@@ -289,12 +289,15 @@ def test_purging_leaves_the_system_user_and_a_backup_of_keys_and_data(packages: 
         before = root.files()
         root.apt("install", str(packages.client), str(packages.server))
         root.run("penguindome", "enrolment", "token")
+        root.run("install", "-Dm600", "/dev/null", "/var/lib/penguindome/replaced-1/keys/old")
         root.apt("purge", *BOTH)
         left = {name for name in differences(before, root.files()) if not ACCOUNTS.match(name)}
         (backup,) = (name for name in left if re.fullmatch(r"var/backups/penguindome-server-[^/]+", name))
         assert {name for name in left if not name.startswith("var/backups")} == set()
         assert root.run("stat", "--format=%a %U", f"/{backup}").stdout == "700 root\n"
-        assert {f"{backup}/keys/enrolment.key", f"{backup}/server/store.sqlite"} <= left
+        assert {
+            f"{backup}/{name}" for name in ("keys/enrolment.key", "server/store.sqlite", "replaced-1/keys/old")
+        } <= left
         assert "penguindome" in root.run("getent", "passwd", "penguindome").stdout
 
         root.apt("install", str(packages.client), str(packages.server))
@@ -302,6 +305,7 @@ def test_purging_leaves_the_system_user_and_a_backup_of_keys_and_data(packages: 
 
 
 def test_purging_deletes_keys_and_data_where_the_administrator_said_so(root: Root) -> None:
+    root.run("install", "-Dm600", "/dev/null", "/var/lib/penguindome/replaced-1/keys/old")
     root.run("debconf-set-selections", stdin="penguindome-server penguindome-server/purge-data boolean true\n")
     root.apt("purge", *BOTH)
     assert root.shell("find / -xdev -name '*penguindome*' -path '/var/*' -not -path '/var/tmp/*'").stdout == ""

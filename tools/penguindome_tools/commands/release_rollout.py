@@ -158,16 +158,18 @@ def _refresh(context: Context, signing: Signing, *, force: bool) -> None:
         base = (tree / "plugins").is_dir() and installation.manifest_is_due(context.paths, tree, now=now, force=force)
         if not base and not renewal.due():
             return
-        with context.acting("release refresh"):
-            done = []
+    # Not as root: at its end an act is written into the store.
+    with context.acting("release refresh"):
+        done = []
+        with context.as_root():
             if base and installation.sign_manifest(context.paths, tree, now=now, force=force):
                 done.append("the manifest of the clients' packages")
             done += renewal.run()
-            context.acts_on(*done)
-            for name in done:
-                click.echo(f"signed anew: {name}")
-            if renewal.problems:
-                raise PenguinDomeError("not all could be signed anew: " + "; ".join(renewal.problems))
+        context.acts_on(*done)
+        for name in done:
+            click.echo(f"signed anew: {name}")
+        if renewal.problems:
+            raise PenguinDomeError("not all could be signed anew: " + "; ".join(renewal.problems))
 
 
 def _newest_canary(context: Context) -> int:
