@@ -11,12 +11,20 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import penguindome
 from needs import require_program
 from penguindome.paths import ROOT_VARIABLE, Paths
 from penguindome_tools.packaging import pkg_setup
 
 TREE = "usr/lib/penguindome/client"
 PLUGINS = {"os_info.py": "#!/bin/sh\necho '{}'\n", "sshd.py": "#!/bin/sh\necho '{\"port\": 22}'\n"}
+NO_MODULE = {"client/minute.py": "import nothing_of_this_name\n"}
+"""Modules of a client that cannot do its work; below, of one that cannot reach its server."""
+DEAF = {
+    "client/transport.py": (Path(penguindome.__file__).parent / "client/transport.py").read_text()
+    + "\n\ndef _deaf(*_a: object, **_k: object) -> None:\n    raise Unreachable('deaf')\n\n\n"
+    "Transport.post = _deaf\n"
+}
 CONTROL = """\
 Package: penguindome-client
 Source: penguindome

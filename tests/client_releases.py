@@ -141,16 +141,20 @@ class ReleasedMachine(Machine):
         return done.stdout.decode()
 
     def offer(self, made: Release, **changes: Any) -> release.Description:
-        """Let the peer offer a release; `changes` are of its description, or `signer` and `contents`."""
+        """Let the peer offer a release; `changes` are of its description, or `signer`, and `maker`, who signed what is
+        in the package.
+        """
         signer: DeviceKey = changes.pop("signer", self.peer.server_key)
-        contents: bytes = made.make(self.directory, self.peer.server_key)
+        contents: bytes = made.make(self.directory, changes.pop("maker", self.peer.server_key))
+        manifest_text = (self.directory / f"release-{made.number}/tree/manifest.json").read_bytes()
         now: datetime = utc_now()
         package = release.PackageFile(
             f"penguindome-client-{made.number}+0.1.0.tar", sha256(contents).hexdigest(), len(contents)
         )
         values: dict[str, Any] = {
             "release": made.number, "version": f"{made.number}+0.1.0", "machine": os.uname().machine, "issued_at": now,
-            "expires_at": now + timedelta(days=30), "manifest_sha256": "0" * 64, "packages": {"tar": package},
+            "expires_at": now + timedelta(days=30), "manifest_sha256": sha256(manifest_text).hexdigest(),
+            "packages": {"tar": package},
             **changes,
         }  # fmt: skip
         text = release.build(**values)

@@ -35,13 +35,13 @@ class DidNotHappen(AssertionError):
     """Something that was waited for did not come."""
 
 
-def eventually(claim: str, condition: Callable[[], object], seconds: float = 60) -> None:
+def eventually(claim: str, condition: Callable[[], object], seconds: float = 60, pause: float = 0.2) -> None:
     """Poll until `condition` holds; DidNotHappen with `claim` when it does not within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise DidNotHappen(f"not within {seconds:g} s: {claim}")
-        time.sleep(0.2)
+        time.sleep(pause)
 
 
 class Machine:

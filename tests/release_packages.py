@@ -99,6 +99,26 @@ class Made:
         shutil.rmtree(modules)
 
 
+def rebuilt(base: Path, directory: Path, code: Mapping[str, str]) -> Path:
+    """A package as it is built, of either kind, but with other modules in it; of the same name, in `directory`."""
+    tree, made = _fresh(directory / "rebuilt"), directory / base.name
+    if base.suffix == ".deb":
+        subprocess.run(["dpkg-deb", "--raw-extract", base, tree], check=True)
+    else:
+        tree.mkdir()
+        subprocess.run(["bsdtar", "-xpf", base, "-C", tree, "--exclude", ".MTREE"], check=True)
+    (wheel,) = (tree / HOME / "wheels").glob("penguindome-*.whl")
+    shutil.rmtree(_change(wheel, tree / HOME / "requirements.txt", code))
+    if base.suffix == ".deb":
+        (tree / "DEBIAN/md5sums").unlink()
+        build = ["dpkg-deb", "-Znone", "--root-owner-group", "--build", tree, made]
+    else:
+        build = ["bsdtar", "--zstd", "-cf", made, "-C", tree, *sorted(path.name for path in tree.iterdir())]
+    subprocess.run(build, check=True, capture_output=True)
+    shutil.rmtree(tree)
+    return made
+
+
 def described(path: Path) -> release.PackageFile:
     """A package file, as descriptions say it."""
     contents = path.read_bytes()
@@ -119,7 +139,8 @@ def _change(wheel: Path, requirements: Path, code: Mapping[str, str]) -> Path:
         before = sha256(wheel.read_bytes()).hexdigest()
         with zipfile.ZipFile(wheel, "w") as packed:
             for name in names:
-                packed.write(modules / name, name)
+                # The same bytes, whenever and of whichever package it is made.
+                packed.writestr(zipfile.ZipInfo(name), (modules / name).read_bytes())
         after = sha256(wheel.read_bytes()).hexdigest()
         requirements.write_text(requirements.read_text().replace(before, after))
     return modules

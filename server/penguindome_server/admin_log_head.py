@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 from penguindome import json
 from penguindome.errors import KeyMaterialError, PenguinDomeError, SignatureError
 from penguindome.files import read_limited, sync_directory, write_atomically
-from penguindome.openpgp import Certificate, ServerKeyring, issuer_fingerprint
+from penguindome.openpgp import Certificate, issuer_fingerprint
+from penguindome.server_keyring import ServerKeyring
 from penguindome_server.admin_log import is_entry
 from penguindome_server.store import Document
 

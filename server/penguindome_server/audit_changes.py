@@ -13,6 +13,7 @@ from penguindome_server.issue_kinds import KINDS, NOT_REPORTING, PENDING_PATCHES
 from penguindome_server.issues import forgotten, open_issues
 from penguindome_server.rollout import Offer
 from penguindome_server.store import Document, Store
+from penguindome_server.update_outcomes import NOT_TAKEN
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Findings:
 
     def not_taken(self, client: Document) -> Offer | None:
         """The release that this enrolled client has not taken for too long; None if it has, or is silent, or has tried
-        it and failed, which is an issue of its own, or if somebody closed that by hand.
+        it and failed, or refused it, which is an issue of its own, or if somebody closed that by hand.
         """
         offer = rollout.due(self.offers, client["_id"])
         if offer is None or not client.get("reported_at") or self.silent_since(client) is not None:
@@ -58,7 +59,7 @@ class Findings:
         if (client.get("release") or 0) >= offer.release or self.now - offer.since_at <= self.release_not_taken_after:
             return None
         last = client.get("update_outcome") or {}
-        if last.get("release") == offer.release and last.get("status") == "failed":
+        if last.get("release") == offer.release and last.get("status") in NOT_TAKEN:
             return None
         return None if _closed_by_hand(client, RELEASE_NOT_TAKEN, offer.since_at) else offer
 

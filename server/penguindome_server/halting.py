@@ -1,7 +1,9 @@
 """Halting a release by itself when too many of the clients that tried it failed.
 
 What became of a release on a client is in the client's document (`update_outcome`, which `reception.py` takes from its
-reports): the store counts it through an index. Looking twice, or on several servers at once, does no harm.
+reports): the store counts it through an index. Who refused what it was offered has not tried it: whether it may be
+taken, the client judges by its clock, its own release and the key that it trusts. Looking twice, or on several servers
+at once, does no harm.
 """
 
 from __future__ import annotations

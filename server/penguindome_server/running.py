@@ -59,7 +59,9 @@ def stopped(paths: Paths) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ServerRuns(
-                "the server runs", hint="stop it first: systemctl stop penguindome-server penguindome-audit.timer"
+                "the server runs",
+                hint="stop it first: systemctl stop penguindome-server penguindome-audit.timer "
+                "penguindome-repository.timer",
             ) from error
         yield
     finally:

@@ -1,9 +1,9 @@
 """What a client's report says of its updates, taken over as far as the server counts it. Pure.
 
 `plugins.penguindome.update` is `{"release", "status", "reason", "finished_at"}`, written by the client: hostile text.
-Of it the client's document has `update_outcome`: `{"release", "status": "done" | "failed", "finished_at",
+Of it the client's document has `update_outcome`: `{"release", "status": "done" | "failed" | "refused", "finished_at",
 "reported_at"}`, whose types the server vouches for, because it is searched by them. `reported_at` is when the server
-learnt of this outcome.
+learnt of this outcome. Refused is what the client tells as a failure with a reason that says so: it never tried.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from penguindome.release import REFUSED
 from penguindome_server.store import Document
 
 OWN_PLUGIN = "penguindome"
 OUTCOMES = ("done", "failed")
+NOT_TAKEN = ("failed", "refused")
+"""What an outcome says when the client has not the release."""
 HIGHEST_RELEASE = 10**9
 LONGEST_REASON = 1000
 
@@ -32,7 +35,7 @@ def outcome(before: Document | None, plugins: Mapping[str, Any], *, now: datetim
         return before
     made = {
         "release": release,
-        "status": status,
+        "status": "refused" if status == "failed" and reason(plugins).startswith(REFUSED) else status,
         "finished_at": finished_at if isinstance(finished_at, datetime) else None,
     }
     if before is not None and all(before.get(name) == value for name, value in made.items()):
@@ -54,11 +57,11 @@ def own(plugins: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def has_failed(document: Document, due: int | None) -> bool:
-    """Whether the last update of the client with this document failed on the release that it should have, which it
-    does not run.
+    """Whether the client with this document failed on the release that it should have, or refused it, and does not
+    run it.
     """
     last = document.get("update_outcome")
-    if last is None or due is None or last["status"] != "failed" or last["release"] != due:
+    if last is None or due is None or last["status"] not in NOT_TAKEN or last["release"] != due:
         return False
     running = own(document.get("plugins", {})).get("release")
     return type(running) is not int or running < due

@@ -29,6 +29,8 @@ FORMAT = 1
 LARGEST = 64 * 1024
 KINDS = ("deb", "pacman", "tar")
 LARGEST_PACKAGE = 512 * 1024 * 1024
+REFUSED = "refused: "
+"""How the reason of a failure begins, in the reports of a client that never tried the release that it was offered."""
 
 _KEYS = {"format", "release", "version", "machine", "issued_at", "expires_at", "manifest_sha256", "packages"}
 _HASH = re.compile("[0-9a-f]{64}")

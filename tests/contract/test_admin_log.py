@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from log_material import hashed_anew, linked_anew
 from needs import require_program
-from penguindome.openpgp import ServerKeyring
 from penguindome.paths import Paths
-from penguindome_server.admin_log import FIRST_PREVIOUS, Act, entry_hash, make_entry
+from penguindome.server_keyring import ServerKeyring
+from penguindome_server.admin_log import FIRST_PREVIOUS, Act, make_entry
 from penguindome_server.admin_log_acts import ActFile, Beginning
 from penguindome_server.admin_log_head import MOST_ENTRIES, HeadError, HeadFiles, NoSigningKey
 from penguindome_server.admin_log_keeper import REPAIR, LogKeeper, Verdict, acts_directory, resign_head
@@ -125,20 +126,6 @@ def test_more_acts_than_a_head_holds_are_all_told(site: Site) -> None:
     assert site.keeper.settle() == []
     assert site.numbers == list(range(1, MOST_ENTRIES + 4))
     assert site.verify().is_whole
-
-
-def hashed_anew(entry: Document, **values: Any) -> Document:
-    changed = {name: value for name, value in {**entry, **values}.items() if name != "_version"}
-    return {**changed, "hash": entry_hash(changed)}
-
-
-def linked_anew(entries: list[Document]) -> list[Document]:
-    """A log of these entries that fits together, as anybody can make it."""
-    made: list[Document] = []
-    for number, entry in enumerate(entries, 1):
-        previous = made[-1]["hash"] if made else FIRST_PREVIOUS
-        made.append(hashed_anew(entry, _id=f"{number:012d}", sequence=number, previous=previous))
-    return made
 
 
 def well_formed(after: Document, **values: Any) -> Document:

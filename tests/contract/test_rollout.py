@@ -174,6 +174,21 @@ def test_a_release_that_fails_on_a_fifth_of_those_who_tried_it_is_halted(store: 
     assert halting.halt_if_failing(store, 2, percent=20, now=NOW + DAY) is False
 
 
+def test_clients_that_refuse_a_release_have_not_tried_it_and_halt_nothing(store: Store) -> None:
+    release(store, 2)
+    machines = fleet(store, 4)
+    for each in machines[:3]:
+        each.report(plugins=told(2, reason="refused: it has expired"), due_release=2)
+    assert halting.outcomes(store, 2) == (0, 0)
+    machines[3].report(plugins=told(2), due_release=2)
+    assert halting.halt_if_failing(store, 2, percent=20, now=NOW) is False
+    assert [each.open for each in machines] == [["update-failed"]] * 4
+    (episode,) = machines[0].episodes("update-failed")
+    assert episode["details"] == {"release": 2, "reason": "refused: it has expired"}
+    machines[0].report(plugins=told(2), due_release=2)
+    assert halting.halt_if_failing(store, 2, percent=20, now=NOW) is True
+
+
 def test_one_failure_halts_nothing(store: Store) -> None:
     release(store, 2)
     (only,) = fleet(store, 1)
@@ -345,11 +360,12 @@ def test_a_release_that_was_not_taken_is_an_issue_until_it_is(machine: Machine) 
     assert names(audited(machine.store, NOW + 4 * DAY)) == []
 
 
-def test_a_silent_client_or_one_that_failed_has_not_this_issue_too(machine: Machine) -> None:
+@pytest.mark.parametrize("reason", ["dpkg failed", "refused: it has expired"])
+def test_a_silent_client_or_one_that_failed_has_not_this_issue_too(machine: Machine, reason: str) -> None:
     release(machine.store, 2)
     machine.report()
     assert names(audited(machine.store, NOW + 10 * DAY)) == ["not-reporting"]
-    machine.report(after=10 * DAY, plugins=told(2), due_release=2)
+    machine.report(after=10 * DAY, plugins=told(2, reason=reason), due_release=2)
     assert names(audited(machine.store, machine.now)) == ["update-failed"]
 
 

@@ -15,8 +15,9 @@ import pytest
 
 from administered import AdministeredSite, parsed, penguindome, runs
 from needs import require
-from penguindome.openpgp import DeviceKey, ServerKeyring
-from penguindome.paths import ROOT_VARIABLE
+from penguindome.openpgp import DeviceKey
+from penguindome.paths import ROOT_VARIABLE, Paths
+from penguindome.server_keyring import ServerKeyring
 from penguindome_server import running
 from penguindome_server.store import open_store
 from penguindome_tools import restore
@@ -156,6 +157,11 @@ def test_a_fleet_goes_on_with_a_server_that_was_restored_elsewhere_from_a_backup
     assert "is sound" in elsewhere("store", "check")
 
 
+def published(paths: Paths) -> str:
+    """The number of the publication that is in force."""
+    return (paths.repository / "current").readlink().name
+
+
 def test_everything_comes_back_as_it_was(site: AdministeredSite, tmp_path: Path, passphrase: str) -> None:
     paths, file = site.paths, str(tmp_path / "backup")
     site("keys", "rotate", "server", "--yes")
@@ -165,12 +171,12 @@ def test_everything_comes_back_as_it_was(site: AdministeredSite, tmp_path: Path,
     (release / "a.deb").write_bytes(CANARY * 1000)
     (release / "a.tar").write_bytes(CANARY)
     (release / "a.tar").chmod(0o640)
-    publication = paths.repository / "publications/3/apt/pool"
-    publication.mkdir(parents=True)
-    (paths.repository / "publications/2").mkdir()
+    publication = paths.repository / "current/apt/pool"
+    publication.mkdir(parents=True, exist_ok=True)
     (publication / "a.deb").hardlink_to(release / "a.deb")
-    (paths.repository / "current").symlink_to("publications/3")
-    (paths.settings / "client-release.d").mkdir()
+    earlier = [path for path in (paths.repository / "publications").iterdir() if path.name != published(paths)]
+    assert earlier
+    (paths.settings / "client-release.d").mkdir(exist_ok=True)
     (paths.settings / "client-release.d/x.yml").write_text("collect_interval: 1h\n")
     (paths.settings / "client.yml").write_text("hostname: this-machine-itself\n")
     before = contents(site)
@@ -186,10 +192,13 @@ def test_everything_comes_back_as_it_was(site: AdministeredSite, tmp_path: Path,
     (paths.settings / "client.yml").write_text("hostname: another-machine\n")
     restored = parsed(site("restore", file, "--passphrase-file", passphrase, "--yes", "--json"))
     assert restored["release_floor"] == 107
-    gone = {"etc/penguindome/client.yml", "var/lib/penguindome/repo/publications/2"}
-    assert contents(site) == {name: value for name, value in before.items() if name not in gone} | {
-        "etc/penguindome/client.yml": b"hostname: another-machine\n"
+    gone = {paths.settings / "client.yml", *earlier}
+    kept = {
+        name: value
+        for name, value in before.items()
+        if gone.isdisjoint([paths.root / name, *(paths.root / name).parents])
     }
+    assert contents(site) == kept | {"etc/penguindome/client.yml": b"hostname: another-machine\n"}
     assert (publication / "a.deb").samefile(release / "a.deb")
     assert stat.S_IMODE((release / "a.tar").stat().st_mode) == 0o640
     assert stat.S_IMODE(paths.keys.stat().st_mode) == 0o700

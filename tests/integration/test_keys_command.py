@@ -17,8 +17,9 @@ from penguindome.actions import Action, Target
 from penguindome.errors import SignatureError
 from penguindome.files import FileLock
 from penguindome.manifest import Manifest
-from penguindome.openpgp import Certificate, DeviceKey, ServerKeyring
+from penguindome.openpgp import Certificate, DeviceKey
 from penguindome.paths import ROOT_VARIABLE
+from penguindome.server_keyring import ServerKeyring
 from penguindome.times import utc_now
 from penguindome_server.store import Store
 from penguindome_tools import key_rotation, resigning

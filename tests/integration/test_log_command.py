@@ -307,7 +307,7 @@ FORGE = """
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from penguindome.openpgp import ServerKeyring
+from penguindome.server_keyring import ServerKeyring
 from penguindome.paths import Paths
 from penguindome_server.admin_log import FIRST_PREVIOUS, Act, make_entry
 from penguindome_server.settings import load_server_settings

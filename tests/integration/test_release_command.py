@@ -22,9 +22,10 @@ from needs import require_program
 from penguindome import json
 from penguindome.files import FileLock
 from penguindome.manifest import Manifest
-from penguindome.openpgp import Certificate, ServerKeyring
+from penguindome.openpgp import Certificate
 from penguindome.paths import ROOT_VARIABLE, Paths
 from penguindome.release import Description, PackageFile, build
+from penguindome.server_keyring import ServerKeyring
 from penguindome_server.store import open_store
 from penguindome_tools.installation import recorded_fingerprint
 from penguindome_tools.releases.publication import current
@@ -192,7 +193,9 @@ def test_packages_that_hold_different_clients_are_refused(site: Paths, tmp_path:
     kept = old.rename(tmp_path / old.name)
     carry(site, tmp_path, code="changed = True\n")
     kept.rename(site.client_packages / kept.name)
-    assert "hold different clients" in command(site, *CREATE, status=1).stderr
+    said = command(site, *CREATE, status=1).stderr
+    assert "hold different clients" in said
+    assert "code/penguindome/__init__.py" in said
 
 
 @pytest.mark.parametrize("kind", ["deb", "pacman"])

@@ -12,8 +12,8 @@ import pytest
 
 from needs import require_program
 from penguindome.files import FileLock
-from penguindome.openpgp import ServerKeyring
 from penguindome.paths import ROOT_VARIABLE, Paths
+from penguindome.server_keyring import ServerKeyring
 from penguindome.times import utc_now
 from penguindome_server import rollout
 from penguindome_server.repository_index import index_times

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from needs import require_program
-from penguindome.openpgp import ServerKeyring
 from penguindome.paths import Paths
+from penguindome.server_keyring import ServerKeyring
 from publication_material import CONTENTS, NAME, NOW, Publisher
 from roots import Finished, Root, fresh_root
 
@@ -44,9 +44,6 @@ def keyring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerKeyring]
 
 @pytest.fixture
 def publisher(paths: Paths, keyring: ServerKeyring) -> Publisher:
-    for program in ("gpg", "dpkg-deb", "zstd"):
-        require_program(program)
-    paths.keys.mkdir(parents=True)
     return Publisher.of(paths, keyring, keyring.generate("PenguinDome server"))
 
 

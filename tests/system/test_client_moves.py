@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-import penguindome
 from arch_stand_ins import pacman, stand_ins
 from built import debian_packages, pacman_packages
+from client_packages import DEAF, NO_MODULE
 from client_peer import Peer
 from containers import Machine, Site, eventually
 from penguindome import json
@@ -24,13 +24,6 @@ pytestmark = pytest.mark.timeout(900)
 
 OFTEN = "[Timer]\nOnCalendar=\nOnCalendar=*:*:0/3\nRandomizedDelaySec=0\nAccuracySec=1s\n"
 STATE = "/var/lib/penguindome/client"
-SOURCES = Path(penguindome.__file__).parent
-NO_MODULE = {"client/minute.py": "import nothing_of_this_name\n"}
-DEAF = {
-    "client/transport.py": (SOURCES / "client/transport.py").read_text()
-    + "\n\ndef _deaf(*_a: object, **_k: object) -> None:\n    raise Unreachable('deaf')\n\n\n"
-    "Transport.post = _deaf\n"
-}
 HOLDS_DPKG = """
 import fcntl, os, pathlib, time
 lock = open("/var/lib/dpkg/lock-frontend", "w")

@@ -4,69 +4,18 @@ timers alone at work.
 
 from __future__ import annotations
 
-import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import needs
 from arch_stand_ins import pacman, stand_ins
 from built import debian_packages, pacman_packages
-from containers import Machine, Site, eventually
-from penguindome import json
-from roots import CHECKOUT, require_roots
+from containers import Site, eventually
+from fleet import A_FEW_MINUTES, assert_quiet, boot, clients, follow, hand_over, is_healthy, prepare, reports_after
+from roots import require_roots
 
 pytestmark = pytest.mark.timeout(1200)
-
-README = (CHECKOUT / "README.md").read_text()
-HEALTH = "https://penguindome.example.org:8443/penguindome/v1/healthz"
-CA = "/var/lib/penguindome/tls/server.crt"
-UNITS = ("penguindome-server", "penguindome-audit", "penguindome-client")
-# The timers are the package's own. Their period is too, in `make test-all`: else nobody waits for the minute to pass.
-OFTEN = "[Timer]\nOnCalendar=\nOnCalendar=*:*:0/10\nRandomizedDelaySec=0\nAccuracySec=1s\n"
-TIMER = "/etc/systemd/system/penguindome-client.timer.d/often.conf"
-A_FEW_MINUTES = 300
-
-
-def commands(prompt: str) -> list[str]:
-    """What the README lets its reader type at this prompt."""
-    return re.findall(rf"^{prompt}# (.*)$", README, re.MULTILINE)
-
-
-def follow(machine: Machine, prompt: str, *, which: str = "", laptop: str = "laptop") -> str:
-    """Type the README's commands that contain `which`, for the machine `laptop`, and say yes to what is asked."""
-    found = [words for words in commands(prompt) if which in words]
-    assert found, f"the README has no such command at {prompt}#"
-    typed = [words.replace(" laptop ", f" {laptop} ") for words in found]
-    return "".join(machine.shell(f"cd /root\n{words} <<< y").output for words in typed)
-
-
-def clients(server: Machine) -> dict[str, dict[str, Any]]:
-    """The server's list: host name -> client."""
-    rows = json.loads(server.run("penguindome", "clients", "list", "--json").stdout)
-    return {row["hostname"]: row for row in rows}
-
-
-def is_healthy(server: Machine) -> bool:
-    asked = server.run("curl", "--silent", "--fail", "--cacert", CA, HEALTH, check=False)
-    return asked.status == 0
-
-
-def reports_after(server: Machine, host: str, before: Any) -> bool:
-    row = clients(server)[host]
-    return row["reported_at"] is not None and row["reported_at"] != before
-
-
-def assert_quiet(machine: Machine) -> None:
-    """No traceback anywhere, no failed unit, and nothing that the hardening of our units forbade."""
-    assert "Traceback" not in machine.journal()
-    for unit in UNITS:
-        journal = machine.journal(f"{unit}.service")
-        for words in ("Operation not permitted", "Permission denied", "Read-only", "status=31/SYS", "code=dumped"):
-            assert words not in journal, journal
-    assert machine.run("systemctl", "--failed", "--no-legend").stdout == ""
 
 
 @pytest.fixture
@@ -74,22 +23,6 @@ def site(tmp_path: Path) -> Any:
     require_roots()
     with Site() as made:
         yield made
-
-
-def prepare(site: Site, name: str, system: str, files: tuple[Path, ...]) -> Machine:
-    """A machine with the packages in root's home, as somebody copied them there."""
-    machine = site.prepare(name, system)
-    machine.root.at("/etc/machine-id").unlink(missing_ok=True)
-    for file in files:
-        shutil.copyfile(file, machine.root.at(f"/root/{file.name}"))
-    if not needs.testing_all():
-        machine.root.write(TIMER, OFTEN)
-    return machine
-
-
-def hand_over(server: Machine, client: Machine) -> None:
-    """Carry the bundle to the client, as root would."""
-    client.root.write("/root/laptops.bundle", server.root.at("/root/laptops.bundle").read_text(), mode=0o600)
 
 
 def test_a_fleet_of_debian_and_pacman_machines_reports_by_itself(site: Site, tmp_path: Path) -> None:
@@ -102,10 +35,7 @@ def test_a_fleet_of_debian_and_pacman_machines_reports_by_itself(site: Site, tmp
     }
     pacman(laptops["archlaptop"].root, "-U", *stand_ins(tmp_path))
     machines = [server, *laptops.values()]
-    for machine in machines:
-        machine.launch()
-    for machine in machines:
-        machine.wait_until_up()
+    boot(machines)
 
     follow(server, "server", which="./penguindome-server")
     eventually("the installed server answers", lambda: is_healthy(server))

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from log_material import hashed_anew, linked_anew
 from penguindome import json
 from penguindome_server.admin_log import (
     FIRST_PREVIOUS,
@@ -24,7 +25,6 @@ from penguindome_server.admin_log import (
     Act,
     ChainCheck,
     bounded_details,
-    entry_hash,
     is_entry,
     make_entry,
 )
@@ -73,20 +73,6 @@ def test_a_whole_chain_is_whole() -> None:
     assert problems([], (0, FIRST_PREVIOUS)) == []
     stored = [{**entry, "_version": 1} for entry in entries]
     assert problems(stored, ends_of(entries)) == []
-
-
-def hashed_anew(entry: Document, **values: Any) -> Document:
-    changed = {**entry, **values}
-    return {**changed, "hash": entry_hash(changed)}
-
-
-def linked_anew(entries: list[Document]) -> list[Document]:
-    """A consistent log of these entries, as anybody can make it."""
-    made: list[Document] = []
-    for number, entry in enumerate(entries, 1):
-        previous = made[-1]["hash"] if made else FIRST_PREVIOUS
-        made.append(hashed_anew(entry, _id=f"{number:012d}", sequence=number, previous=previous))
-    return made
 
 
 def edited(entries: list[Document]) -> list[Document]:

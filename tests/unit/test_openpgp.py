@@ -20,7 +20,8 @@ import pytest
 from needs import require_program
 from penguindome import armour, openpgp
 from penguindome.errors import KeyMaterialError, PenguinDomeError, SignatureError
-from penguindome.openpgp import Certificate, ClockSkew, DeviceKey, ServerKeyring, cached_certificate, issuer_fingerprint
+from penguindome.openpgp import Certificate, ClockSkew, DeviceKey, cached_certificate, issuer_fingerprint
+from penguindome.server_keyring import ServerKeyring
 
 DATA = b'{"hostname": "laptop"}' * 100
 MARK = b"-----BEGIN PGP SIGNATURE-----"
@@ -541,7 +542,7 @@ def test_a_machine_without_gpg_is_an_error_of_ours(home: Path, monkeypatch: pyte
 
 def test_a_keyring_that_nobody_closed_leaves_no_agent_behind(home: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from penguindome.openpgp import ServerKeyring\n"
+        "import sys; from pathlib import Path; from penguindome.server_keyring import ServerKeyring\n"
         "ServerKeyring(Path(sys.argv[1])).generate('some key')\n"
     )
     subprocess.run([sys.executable, "-c", script, str(home)], check=True)

@@ -19,11 +19,10 @@ from pathlib import Path
 import pytest
 
 import needs
-from needs import require_program
 from penguindome.errors import PenguinDomeError, SignatureError
-from penguindome.openpgp import ServerKeyring
 from penguindome.paths import Paths
 from penguindome.release import InvalidRelease
+from penguindome.server_keyring import ServerKeyring
 from penguindome_server.repository_index import index_times
 from penguindome_tools.releases.published import verify_publication
 from publication_material import NOW, Publisher, tree
@@ -43,9 +42,6 @@ def keyring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerKe
 @pytest.fixture
 def publisher(paths: Paths, keyring: tuple[ServerKeyring, str]) -> Publisher:
     """A server without releases."""
-    for program in ("gpg", "dpkg-deb", "zstd"):
-        require_program(program)
-    paths.keys.mkdir(parents=True)
     return Publisher.of(paths, *keyring)
 
 
@@ -298,7 +294,7 @@ PUBLISH_FOR_EVER = """
 import sys
 from pathlib import Path
 from datetime import datetime, timezone
-from penguindome.openpgp import ServerKeyring
+from penguindome.server_keyring import ServerKeyring
 from penguindome.paths import Paths
 from penguindome_tools.releases.publication import publish
 paths = Paths(Path(sys.argv[1]))

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from needs import require_program
 from penguindome import json
 from penguindome.manifest import Manifest
-from penguindome.openpgp import ServerKeyring
 from penguindome.paths import Paths
 from penguindome.release import Description
+from penguindome.server_keyring import ServerKeyring
 from penguindome_server.published import PublishedFile, certificate
 from penguindome_server.repository_index import index_times
 from penguindome_server.signed_expiry import expiring
@@ -35,9 +34,6 @@ def keyring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerKe
 
 @pytest.fixture
 def publisher(paths: Paths, keyring: tuple[ServerKeyring, str]) -> Publisher:
-    for program in ("gpg", "dpkg-deb", "zstd"):
-        require_program(program)
-    paths.keys.mkdir(parents=True)
     return Publisher.of(paths, *keyring)
 
 

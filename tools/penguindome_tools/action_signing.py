@@ -20,7 +20,7 @@ from penguindome import json
 from penguindome.actions import LARGEST, LARGEST_CONTENTS, LONGEST_LIFE, Action, Target, build
 from penguindome.errors import PenguinDomeError, UsageError
 from penguindome.files import FileLock, read_with_mode
-from penguindome.openpgp import ServerKeyring
+from penguindome.server_keyring import ServerKeyring
 from penguindome.times import format_duration, parse_duration
 from penguindome_server.action_queue import SignedAction, queue, sweep
 from penguindome_tools.context import Context

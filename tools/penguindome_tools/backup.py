@@ -10,9 +10,7 @@ from __future__ import annotations
 import io
 import os
 import secrets
-import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +31,7 @@ from penguindome_tools.context import Context
 from penguindome_tools.encryption import Protection, encrypting
 from penguindome_tools.installation import service_user_ids
 from penguindome_tools.key_rotation import LOCK, optional
+from penguindome_tools.scratch import scratch
 
 _CERTIFICATE_BYTES = 1 << 20
 _SCRATCH = ".backup-"
@@ -79,11 +78,9 @@ def make_backup(
         lock.acquire()
     try:
         log = _Log()
-        with _scratch(paths.server_state) as scratch:
-            rows = take_snapshot(
-                store, scratch / STORE, quietly=lambda: _log_kept_quiet(context, log), progress=documents
-            )
-            descriptor = os.open(scratch / STORE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with scratch(paths.server_state, _SCRATCH) as made:
+            rows = take_snapshot(store, made / STORE, quietly=lambda: _log_kept_quiet(context, log), progress=documents)
+            descriptor = os.open(made / STORE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             with os.fdopen(descriptor, "rb") as copy, context.as_root():
                 head = _head(context, settings["server.url"], rows)
                 _write(paths, target, protection, head, copy, log, files)
@@ -104,18 +101,6 @@ def _head(context: Context, url: str, rows: list[Summary]) -> Head:
         server_url=url,
         store=tuple(vars(row) for row in rows),
     )
-
-
-@contextmanager
-def _scratch(state: Path) -> Iterator[Path]:
-    """A directory of the service user's own. Those that a crash left behind go: nobody else makes a backup now."""
-    for left_over in state.glob(f"{_SCRATCH}*"):
-        shutil.rmtree(left_over, ignore_errors=True)
-    directory = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=state))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 from penguindome import manifest, processes, systemd
 from penguindome.errors import PenguinDomeError, UsageError
 from penguindome.files import ensure_directory, write_atomically
-from penguindome.openpgp import Certificate, DeviceKey, ServerKeyring
+from penguindome.openpgp import Certificate, DeviceKey
 from penguindome.paths import Paths
+from penguindome.server_keyring import ServerKeyring
 from penguindome.settings import Settings, read_fragment, write_fragment
 from penguindome_server.settings import load_server_settings
 from penguindome_tools import units

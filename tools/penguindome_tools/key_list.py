@@ -11,8 +11,9 @@ from pathlib import Path
 from penguindome import processes
 from penguindome.errors import PenguinDomeError
 from penguindome.files import read_limited
-from penguindome.openpgp import Certificate, ServerKeyring
+from penguindome.openpgp import Certificate
 from penguindome.paths import Paths
+from penguindome.server_keyring import ServerKeyring
 from penguindome.settings import Settings
 from penguindome_server.ports import ports_of
 from penguindome_tools.installation import recorded_fingerprint

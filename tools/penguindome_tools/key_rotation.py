@@ -24,8 +24,9 @@ from typing import Any, ClassVar
 from penguindome import json, rotation
 from penguindome.errors import InvalidData, KeyMaterialError, PenguinDomeError
 from penguindome.files import FileLock, read_limited, sync_directory, write_atomically
-from penguindome.openpgp import Certificate, DeviceKey, ServerKeyring
+from penguindome.openpgp import Certificate, DeviceKey
 from penguindome.paths import Paths
+from penguindome.server_keyring import ServerKeyring
 from penguindome_server.published import statements
 from penguindome_server.services import STATEMENTS
 from penguindome_server.store import Store

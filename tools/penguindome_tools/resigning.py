@@ -20,8 +20,9 @@ from penguindome import armour
 from penguindome.actions import Action
 from penguindome.errors import PenguinDomeError, SignatureError
 from penguindome.files import read_limited, write_atomically
-from penguindome.openpgp import LONGEST_SIGNATURE, Certificate, ServerKeyring
+from penguindome.openpgp import LONGEST_SIGNATURE, Certificate
 from penguindome.release import LARGEST_PACKAGE
+from penguindome.server_keyring import ServerKeyring
 from penguindome_server.deliveries import OPEN_STATES
 from penguindome_server.store import Document, Store
 

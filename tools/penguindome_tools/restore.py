@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -38,6 +37,7 @@ from penguindome_tools.backup import LEFT_OUT, tree_paths
 from penguindome_tools.context import Context
 from penguindome_tools.encryption import decrypting
 from penguindome_tools.key_rotation import LOCK
+from penguindome_tools.scratch import scratch
 
 NOTE = "restoring.json"
 _NOTE_BYTES = 65536
@@ -174,9 +174,9 @@ def _unpacked(context: Context, path: Path, passphrase: bytes | None, hashes: di
     """Unpack a backup that was verified. What a crash left behind goes: nobody else restores now."""
     parent = context.paths.keys.parent
     with ExitStack() as stack:
-        trees = stack.enter_context(_scratch(parent))
+        trees = stack.enter_context(scratch(parent, _SCRATCH))
         with _as_service(context):
-            state = _scratch(context.paths.server_state)
+            state = scratch(context.paths.server_state, _SCRATCH)
             store = state.__enter__()
         stack.callback(_leave_as_service, context, state)
         with decrypting(path, passphrase) as stream, archive.reading(stream) as read:
@@ -192,20 +192,9 @@ def _unpacked(context: Context, path: Path, passphrase: bytes | None, hashes: di
         yield _Unpacked(read.head, trees, store / STORE, hashes)
 
 
-def _leave_as_service(context: Context, scratch: Any) -> None:
+def _leave_as_service(context: Context, entered: Any) -> None:
     with _as_service(context):
-        scratch.__exit__(None, None, None)
-
-
-@contextmanager
-def _scratch(parent: Path) -> Iterator[Path]:
-    for left_over in parent.glob(f"{_SCRATCH}*"):
-        shutil.rmtree(left_over, ignore_errors=True)
-    directory = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=parent))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        entered.__exit__(None, None, None)
 
 
 def _unpack(trees: Path, member: Member, contents: IO[bytes] | None) -> None:
@@ -362,7 +351,9 @@ def _was_empty(path: Path) -> bool:
 
 def _move(source: Path, place: Path) -> None:
     """Move to a place that may be on another file system; there hard links between trees become copies."""
-    ids = {path: path.lstat() for path in (source, *source.rglob("*"))} if os.geteuid() == 0 else {}
+    # A link is one itself: where it leads to is another child's, and may not have been moved yet.
+    inside = () if source.is_symlink() else source.rglob("*")
+    ids = {path: path.lstat() for path in (source, *inside)} if os.geteuid() == 0 else {}
     shutil.move(source, place)
     for path, status in ids.items():
         os.chown(place / path.relative_to(source), status.st_uid, status.st_gid, follow_symlinks=False)
@@ -375,4 +366,4 @@ def _warnings(paths: Paths, settings: Settings, database: str | None) -> Iterato
         if settings[name] is not None and not settings[name].exists():
             yield f"{name}: {settings[name]} is not here (it was not in the backup): put it there before the start"
     if not (paths.repository / CURRENT.partition("/")[2]).exists() and any(paths.releases.glob("[0-9]*")):
-        yield "there is no repository: run: penguindome release refresh --force"
+        yield "there is no repository; run: penguindome release refresh --force"

@@ -6,20 +6,20 @@ manifest in force if it is newer than the one that is, and may be trusted.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from penguindome import json
-from penguindome.client import installed, overlay, trust
+from penguindome.client import installed, trust
 from penguindome.client.errors import NoSpace
-from penguindome.errors import InvalidData, PenguinDomeError
+from penguindome.errors import InvalidData, PenguinDomeError, SignatureError
 from penguindome.files import read_limited
 from penguindome.logging import get_logger
-from penguindome.manifest import LARGEST
+from penguindome.manifest import LARGEST, Manifest
 
 if TYPE_CHECKING:
     from penguindome.client.context import Client
-    from penguindome.manifest import Manifest
     from penguindome.paths import Paths
 
 TEXT = "manifest.json"
@@ -38,18 +38,19 @@ def adopt(client: Client) -> bool:
         text, signature = read_limited(tree / TEXT, LARGEST), read_limited(tree / SIGNATURE, 64 << 10)
     except (OSError, InvalidData):
         return False
-    certificate, state = client.identity.server_certificate, client.state
+    state = client.state
     digest = sha256(text).hexdigest()
     if state.judged_manifest == digest:
         return False
-    held = in_force(client)
+    held = installed.in_force(client)
     try:
         if held is None or _release(text) > held.release:
-            manifest = trust.accept(
-                text, signature, certificate, held=held, highest_release=state.highest_release,
+            candidate, described_by = _trusted(client, text, signature)
+            manifest = trust.judge(
+                candidate, held=held, highest_release=state.highest_release,
                 went_back_to=state.went_back_to, now=trust.later(client.clock(), state.newest_signed_at),
             )  # fmt: skip
-            put_in_force(client, manifest, text.decode(), signature.decode())
+            put_in_force(client, manifest, text.decode(), signature.decode(), described_by)
             return True
     except NoSpace:
         raise
@@ -71,11 +72,36 @@ def installed_release(paths: Paths) -> int:
         return 0
 
 
-def put_in_force(client: Client, manifest: Manifest, text: str, signature: str) -> None:
+def _trusted(client: Client, text: bytes, signature: bytes) -> tuple[Manifest, dict[str, str] | None]:
+    """The manifest in `text`, and the description that vouches for it where its signature does not: a package that was
+    made before the server's key was rotated has a signature of the key before. Raises PenguinDomeError.
+    """
+    try:
+        return Manifest.load(text, signature, client.identity.server_certificate), None
+    except SignatureError:
+        from penguindome.client import update_record
+
+        record = update_record.load(client.paths)
+        if record is None or not record.description:
+            raise
+        described_by = {"text": record.description, "signature": record.description_signature}
+        description, signed = (each.encode() for each in described_by.values())
+        # It was verified when it was offered; the server's key may have been rotated between that and now.
+        for certificate in client.identity.accepted_by:
+            with suppress(PenguinDomeError):
+                return trust.load_described(text, description, signed, certificate), described_by
+        raise
+
+
+def put_in_force(
+    client: Client, manifest: Manifest, text: str, signature: str, described_by: dict[str, str] | None = None
+) -> None:
     """Keep a manifest that was accepted, and remember what follows from it. Raises NoSpace."""
-    state, held = client.state, in_force(client)
-    installed.keep(client.paths.client_state, text, signature)
+    state, held = client.state, installed.in_force(client)
+    installed.keep(client.paths.client_state, text, signature, described_by)
     if held is not None and manifest.release > held.release:
+        from penguindome.client import overlay
+
         # A release takes the place of all patches to those before it.
         overlay.clear(client)
     state.highest_release = max(state.highest_release, manifest.release)
@@ -94,12 +120,3 @@ def _release(text: bytes) -> int:
     document = json.loads_plain(text)
     release = document.get("release") if isinstance(document, dict) else None
     return release if isinstance(release, int) else -1
-
-
-def in_force(client: Client) -> Manifest | None:
-    """The manifest in force. A damaged one counts as none, so that the server sends it again."""
-    try:
-        return installed.load(client.paths.client_state, client.identity.server_certificate)
-    except PenguinDomeError as error:
-        log.error("the manifest in force is damaged: {}", error.message)
-        return None

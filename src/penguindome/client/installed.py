@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,19 +14,23 @@ from penguindome import json
 from penguindome.client import generations
 from penguindome.client.identity import former_certificates
 from penguindome.client.state import no_space
-from penguindome.client.trust import has_expired
+from penguindome.client.trust import has_expired, load_described
 from penguindome.errors import InvalidData, PenguinDomeError, SignatureError
 from penguindome.files import read_limited, write_atomically
+from penguindome.logging import get_logger
 from penguindome.manifest import CODE, Manifest, Places, Problem, verify_tree
 from penguindome.openpgp import Certificate
 
 if TYPE_CHECKING:
+    from penguindome.client.context import Client
     from penguindome.client.identity import Identity
     from penguindome.client.overlay import Overlay
 
 # Text and signature lie in one file, so that no crash leaves a pair that does not fit.
 NAME = "manifest.signed.json"
 SIZE_LIMIT = 16 << 20
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -116,9 +121,10 @@ def _overlay(directory: Path, identity: Identity, manifest: Manifest) -> Overlay
     return overlay if overlay is None or overlay.damage or overlay.release == manifest.release else None
 
 
-def load(directory: Path, certificate: Certificate) -> Manifest | None:
+def load(directory: Path, certificate: Certificate, *, former_in: Path | None = None) -> Manifest | None:
     """The manifest in force; None when there is none yet. It may be signed by the key that was the server's when it was
-    put in force. Raises SignatureError, InvalidData, KeyMaterialError or ManifestError.
+    put in force (of those in `former_in`, if that is elsewhere). Raises SignatureError, InvalidData, KeyMaterialError,
+    InvalidRelease or ManifestError.
     """
     try:
         document: Any = json.loads_plain(read_limited(directory / NAME, SIZE_LIMIT))
@@ -126,21 +132,43 @@ def load(directory: Path, certificate: Certificate) -> Manifest | None:
         return None
     if not isinstance(document, dict) or not all(isinstance(document.get(key), str) for key in ("text", "signature")):
         raise InvalidData(f"{directory / NAME} is damaged")
-    text, signature = document["text"].encode(), document["signature"].encode()
     try:
-        return Manifest.load(text, signature, certificate)
+        return _verified(document, certificate)
     except SignatureError:
-        for former in former_certificates(directory):
+        for former in former_certificates(former_in or directory):
             with suppress(SignatureError):
-                return Manifest.load(text, signature, former)
+                return _verified(document, former)
         raise
 
 
-def keep(directory: Path, text: str, signature: str) -> None:
-    """Put a manifest that was accepted in force, atomically. Raises NoSpace, leaving the old one."""
-    path = directory / NAME
+def in_force(client: Client) -> Manifest | None:
+    """The manifest in force on this client. A damaged one counts as none, so that the server sends it again."""
     try:
-        write_atomically(path, json.dumps({"text": text, "signature": signature}), mode=0o600)
+        return load(client.paths.client_state, client.identity.server_certificate)
+    except PenguinDomeError as error:
+        log.error("the manifest in force is damaged: {}", error.message)
+        return None
+
+
+def _verified(document: dict[str, Any], certificate: Certificate) -> Manifest:
+    """The manifest in a document of `keep`, by its own signature or by that of the description that came with it."""
+    text, described = document["text"].encode(), document.get("described_by")
+    if isinstance(described, dict):
+        description, signature = (str(described.get(key)).encode() for key in ("text", "signature"))
+        return load_described(text, description, signature, certificate)
+    return Manifest.load(text, document["signature"].encode(), certificate)
+
+
+def keep(directory: Path, text: str, signature: str, described_by: Mapping[str, str] | None = None) -> None:
+    """Put a manifest that was accepted in force, atomically. `described_by` is text and signature of the description by
+    which it was, if it was not by its own signature. Raises NoSpace, leaving the old one.
+    """
+    path = directory / NAME
+    document = {"text": text, "signature": signature}
+    try:
+        write_atomically(
+            path, json.dumps(document | ({"described_by": described_by} if described_by else {})), mode=0o600
+        )  # fmt: skip
     except OSError as error:
         raise no_space(error, path) from error
 

@@ -12,7 +12,7 @@ from penguindome.client.version import package_kind
 from penguindome.errors import PenguinDomeError
 from penguindome.files import AlreadyRunning
 from penguindome.logging import get_logger
-from penguindome.release import Description
+from penguindome.release import REFUSED, Description
 
 if TYPE_CHECKING:
     from penguindome.client.context import Client
@@ -23,18 +23,33 @@ log = get_logger(__name__)
 def take(client: Client, offered: object, *, held_release: int) -> None:
     """Look at what the field `release` of an answer holds, and begin the move to it if it may be moved to.
 
-    While the watcher is at work nothing changes. Raises NoSpace.
+    While the watcher is at work nothing changes. Where a person installs releases, its description is kept all the
+    same: it vouches for what is in the package. Raises NoSpace.
     """
-    if not client.settings["update.automatic"]:
-        return
     try:
         with update_record.lock(client.paths):
             before = update_record.load(client.paths) or UpdateRecord()
-            after = _judge(client, before, offered, held_release)
+            judge = _judge if client.settings["update.automatic"] else _note
+            after = judge(client, before, offered, held_release)
             if after != before:
                 update_record.save(client.paths, after)
     except AlreadyRunning:
         log.debug("an update is under way: what is offered is looked at later")
+
+
+def _note(client: Client, record: UpdateRecord, offered: object, held_release: int) -> UpdateRecord:
+    """The record with the description of what is offered, if that may be moved to."""
+    try:
+        description = _verified(client, offered, held_release)
+    except PenguinDomeError as error:
+        log.debug("what the server offers is left alone: {}", error.message)
+        return record
+    return _described(record, description, offered)
+
+
+def _described(record: UpdateRecord, description: Description, offered: object) -> UpdateRecord:
+    signature = offered["signature"] if isinstance(offered, dict) else ""
+    return replace(record, description=description.data.decode(), description_signature=signature)
 
 
 def _judge(client: Client, record: UpdateRecord, offered: object, held_release: int) -> UpdateRecord:
@@ -51,6 +66,7 @@ def _judge(client: Client, record: UpdateRecord, offered: object, held_release: 
     except PenguinDomeError as error:
         return _refused(client, record, offered, error.message)
     package = description.packages[package_kind(client.paths.client_code)]
+    record = _described(record, description, offered)
     record = replace(record, refused_reason="", refused_release=0, refused_at=None)
     if str(description.release) in record.failed:
         return record
@@ -76,6 +92,8 @@ def _judge(client: Client, record: UpdateRecord, offered: object, held_release: 
         kept_release=record.kept_release,
         kept_package=record.kept_package,
         kept_sha256=record.kept_sha256,
+        description=record.description,
+        description_signature=record.description_signature,
     )
 
 
@@ -94,7 +112,7 @@ def _verified(client: Client, offered: object, held_release: int) -> Description
 def _refused(client: Client, record: UpdateRecord, offered: object, why: str) -> UpdateRecord:
     number = offered.get("number") if isinstance(offered, dict) else None
     release = number if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 1 << 31 else 0
-    reason = f"refused: {why}"
+    reason = f"{REFUSED}{why}"
     if (record.refused_release, record.refused_reason) == (release, reason):
         return record
     log.error("the release that the server offers was refused: {}", why)

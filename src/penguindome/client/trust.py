@@ -13,6 +13,9 @@ The order of the rules, each of which refuses:
 5. it was not issued before the one in force, if both are of the same release;
 6. it has not expired, judged by the later of the local clock and the newest signed time seen.
 
+In the place of its own signature, a manifest may have one over the description of its release, which names its SHA-256
+(`load_described`): packages that were made before the server's key was rotated hold a signature of the key before.
+
 The signed description of a release that the server offers is held to the same rules (`accept_offer`), and to some of
 its own: it is above the release in force, for this kind of processor, and has a package of the kind that this
 client was installed from.
@@ -23,6 +26,7 @@ What is installed keeps running when it expires: a client that stops reporting h
 from __future__ import annotations
 
 from datetime import datetime
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from penguindome.errors import ManifestError
@@ -52,6 +56,36 @@ def accept(
     `installed` is the release whose files lie here, for a manifest that did not come with them.
     """
     candidate = Manifest.load(text, signature, certificate)
+    return judge(
+        candidate, held=held, highest_release=highest_release, now=now, went_back_to=went_back_to, installed=installed
+    )
+
+
+def load_described(text: bytes, description: bytes, signature: bytes, certificate: Certificate) -> Manifest:
+    """The manifest that a signed description of its release names. Raises SignatureError, InvalidRelease or
+    ManifestError.
+    """
+    from penguindome.release import Description
+
+    described = Description.load(description, signature, certificate)
+    if sha256(text).hexdigest() != described.manifest_sha256:
+        raise ManifestError(f"the manifest is not the one of release {described.release} that was described")
+    manifest = Manifest.of_trusted(text)
+    if manifest.release != described.release:
+        raise ManifestError(f"a manifest of release {manifest.release} came for release {described.release}: refused")
+    return manifest
+
+
+def judge(
+    candidate: Manifest,
+    *,
+    held: Manifest | None,
+    highest_release: int,
+    now: datetime,
+    went_back_to: int | None = None,
+    installed: int | None = None,
+) -> Manifest:
+    """A manifest that is shown to be the server's, if it may replace `held` by rules 3 to 6. Raises ManifestError."""
     if candidate.kind != KIND:
         raise ManifestError(f"a manifest of the kind {candidate.kind[:40]!r} came in the place of a release's: refused")
     highest = max(highest_release, held.release if held else 0)

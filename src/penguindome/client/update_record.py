@@ -81,6 +81,9 @@ class UpdateRecord:
     refused_release: int = 0
     refused_reason: str = ""
     refused_at: datetime | None = None
+    # The signed description that was verified last, and its signature: it names the manifest in the package.
+    description: str = ""
+    description_signature: str = ""
 
     @classmethod
     def from_document(cls, document: Any) -> UpdateRecord:

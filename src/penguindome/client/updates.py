@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from penguindome.client import adoption, rotation_following, trust
+from penguindome.client import installed, rotation_following, trust
 from penguindome.client.enrolment import note_refusal
 from penguindome.client.errors import Refused
 from penguindome.client.exchange import note_failure, note_success
@@ -22,7 +22,7 @@ log = get_logger(__name__)
 
 def holdings(client: Client) -> dict[str, Any]:
     """What this client has, for the server to say what is newer: with a poll, and with each report."""
-    held = adoption.in_force(client)
+    held = installed.in_force(client)
     return {"old_release": held.release if held else 0, "manifest_sha256": held.sha256 if held else None}
 
 
@@ -68,8 +68,8 @@ def take(client: Client, answer: object) -> bool:
     rotation_following.follow(client, answer)
     status = answer.get("status")
     client.state.update_status = status if status in ("current", "out-of-date") else ""
-    _take_offered_release(client, answer.get("release"))
-    updated = _take_offered_manifest(client, answer.get("manifest"))
+    updated = _take_offered_release(client, answer.get("release"))
+    updated = updated or _take_offered_manifest(client, answer.get("manifest"))
     if not answer.get("patches"):
         return updated
     from penguindome.client import actions
@@ -77,13 +77,24 @@ def take(client: Client, answer: object) -> bool:
     return actions.take(client, answer["patches"]) or updated
 
 
-def _take_offered_release(client: Client, offered: object) -> None:
+def _take_offered_release(client: Client, offered: object) -> bool:
+    """Begin the move to what is offered; says whether it turned out to be what is installed already, and is in force
+    now.
+    """
     if offered is None and not (client.paths.client_state / "update.json").exists():
-        return
+        return False
     from penguindome.client import offers
 
-    held = adoption.in_force(client)
+    held = installed.in_force(client)
     offers.take(client, offered, held_release=held.release if held else 0)
+    if offered is None:
+        return False
+    from penguindome.client import adoption
+
+    if not adoption.adopt(client):
+        return False
+    offers.take(client, None, held_release=0)
+    return True
 
 
 def _take_offered_manifest(client: Client, offered: object) -> bool:
@@ -96,7 +107,9 @@ def _take_offered_manifest(client: Client, offered: object) -> bool:
 
 
 def _take_manifest(client: Client, text: str, signature: str) -> bool:
-    state, held = client.state, adoption.in_force(client)
+    from penguindome.client import adoption
+
+    state, held = client.state, installed.in_force(client)
     try:
         manifest = trust.accept(
             text.encode(), signature.encode(), client.identity.server_certificate, held=held,

@@ -215,12 +215,12 @@ class Watcher:
         state, directory = client.state, self.paths.client_state
         kept = None
         try:
-            kept = installed.load(self.home, client.identity.server_certificate)
+            kept = installed.load(self.home, client.identity.server_certificate, former_in=directory)
         except PenguinDomeError as error:
             log.error("the old manifest is damaged, and will be fetched again: {}", error.message)
         if kept is not None and kept.release == self.record.from_release:
             document = json.loads_plain((self.home / installed.NAME).read_bytes())
-            installed.keep(directory, document["text"], document["signature"])
+            installed.keep(directory, document["text"], document["signature"], document.get("described_by"))
         else:
             (directory / installed.NAME).unlink(missing_ok=True)
         state.went_back_to = self.record.from_release

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import penguindome
+from client_packages import DEAF, NO_MODULE
 from client_peer import Fault, Peer, soon
 from client_releases import Release, ReleasedMachine
 from needs import require
@@ -26,12 +27,6 @@ from penguindome.release import PackageFile
 from penguindome.times import utc_now
 
 SOURCES = Path(penguindome.__file__).parent
-NO_MODULE = {"client/minute.py": "import nothing_of_this_name\n"}
-DEAF = {
-    "client/transport.py": (SOURCES / "client/transport.py").read_text()
-    + "\n\ndef _deaf(*_a: object, **_k: object) -> None:\n    raise Unreachable('deaf')\n\n\n"
-    "Transport.post = _deaf\n"
-}
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ passphrase_option = click.option(
 @click.option("--verify", "verify_only", is_flag=True, help="Read the backup in FILE, check all of it, and stop.")
 @json_option
 @pass_context
+@administrative("backup", unless=("verify_only",))
 def command(
     context: Context, *, file: Path, passphrase_file: str | None, recipients: tuple[Path, ...], verify_only: bool,
     as_json: bool,
@@ -67,7 +68,6 @@ def command(
     _back_up(context, file, Protection(passphrase, recipients), as_json=as_json)
 
 
-@administrative("backup")
 def _back_up(context: Context, file: Path, protection: Protection, *, as_json: bool) -> None:
     if not file.parent.is_dir():
         raise UsageError(f"there is no directory {file.parent}")

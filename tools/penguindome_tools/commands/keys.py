@@ -50,6 +50,11 @@ def list_command(context: Context, *, as_json: bool) -> None:
     """List server key, enrolment key and TLS certificates: fingerprint, age, expiry, and what each is for.
 
     Exits with 1 when one cannot be used, or expires within 30 days.
+
+    \b
+    Examples:
+      penguindome keys list
+      penguindome keys list --json
     """
     settings, now = context.settings, context.clock()
     with context.as_root():
@@ -107,16 +112,21 @@ def server(context: Context, *, keep_old: bool, yes: bool, as_json: bool) -> Non
     """Make a new server key, which the old one names as its follower, and sign all that is in force with it.
 
     Interrupted at any point, it is finished by giving the command again. The old private key is deleted at the end.
+
+    \b
+    Examples:
+      penguindome keys rotate server
+      penguindome keys rotate server --keep-old --yes
     """
     settings, paths = context.settings, context.paths
     with context.as_root():
         interrupted, old = key_rotation.interrupted(paths), recorded_fingerprint(paths)
+    context.acts_on(old_key=interrupted.old if interrupted else old)
     if interrupted is None:
         click.echo(_SERVER_MEANS, err=True)
         confirm(f"Replace the server key {old}?", yes=yes)
     else:
         click.echo(f"finishing the rotation that was begun at {interrupted.started_at:%Y-%m-%d %H:%M} UTC", err=True)
-    context.acts_on(old_key=interrupted.old if interrupted else old)
     outcome = key_rotation.rotate_server_key(context, keep_old=keep_old)
     context.acts_on(new_key=outcome.new)
     for problem in outcome.problems:
@@ -150,14 +160,18 @@ def client_command(context: Context, *, yes: bool, as_json: bool) -> None:
     """Make a new enrolment key: whoever holds an old bundle can ask for nothing any more.
 
     Machines that wait for approval ask with the old key: approve or refuse them first.
+
+    \b
+    Examples:
+      penguindome keys rotate client
     """
     waiting = _waiting(context.store)
+    context.acts_on(waiting=waiting)
     click.echo(_CLIENT_MEANS, err=True)
     if waiting:
         plural = "machine waits" if waiting == 1 else "machines wait"
         click.echo(f"{waiting} {plural} for approval and would need a new bundle: penguindome clients list", err=True)
     confirm("Replace the enrolment key?", yes=yes)
-    context.acts_on(waiting=waiting)
     with context.as_root():
         fingerprint = key_rotation.rotate_enrolment_key(context.paths)
     answer: dict[str, Any] = {"fingerprint": fingerprint, "waiting": waiting}

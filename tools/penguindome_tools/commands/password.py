@@ -30,6 +30,7 @@ LONGEST = 512  # bytes
 @click.option("--list", "as_list", is_flag=True, help="List the users, and what each may do.")
 @json_option
 @pass_context
+@administrative("password", unless=("as_list",))
 def command(
     context: Context, *, user: str | None, endpoint: str | None, remove: bool, from_stdin: bool, as_list: bool,
     as_json: bool,
@@ -63,7 +64,6 @@ def command(
     _change(context, user=user, endpoint=endpoint, remove=remove, from_stdin=from_stdin)
 
 
-@administrative("password")
 def _change(context: Context, *, user: str, endpoint: str | None, remove: bool, from_stdin: bool) -> None:
     name = "users" if endpoint is None else f"server_auth.{endpoint}.passwords"
     context.acts_on(user, setting=name, removed=remove)

@@ -152,7 +152,13 @@ def _tell(outlook: Outlook) -> None:
 @json_option
 @pass_context
 def list_command(context: Context, *, as_json: bool) -> None:
-    """List releases, the newest first: who has each, and how many clients run it."""
+    """List releases, the newest first: who has each, and how many clients run it.
+
+    \b
+    Examples:
+      penguindome release list
+      penguindome release list --json
+    """
     running = _running(context)
     rows = [_row(document, running) for document in records.newest_first(context.store)]
     print_table(rows, COLUMNS, as_json=as_json, empty="no releases; make one: penguindome release create")
@@ -166,7 +172,12 @@ def list_command(context: Context, *, as_json: bool) -> None:
 @json_option
 @pass_context
 def show_command(context: Context, *, number: int, as_json: bool) -> None:
-    """Show a release: its document, who has it, and its files."""
+    """Show a release: its document, who has it, and its files.
+
+    \b
+    Examples:
+      penguindome release show 7
+    """
     document = records.one(context.store, number)
     shown = _row(document, _running(context))
     shown |= {name: value for name, value in document.items() if not name.startswith("_") and name not in shown}
@@ -185,7 +196,13 @@ def show_command(context: Context, *, number: int, as_json: bool) -> None:
 @json_option
 @pass_context
 def verify_command(context: Context, *, number: int | None, as_json: bool) -> None:
-    """Compare everything on the disk of release N, or of all releases, with what was signed; 1: something is wrong."""
+    """Compare everything on the disk of release N, or of all releases, with what was signed; 1: something is wrong.
+
+    \b
+    Examples:
+      penguindome release verify
+      penguindome release verify 7
+    """
     documents = [records.one(context.store, number)] if number else records.newest_first(context.store)
     now, paths = context.clock(), context.paths
     with completion.signing(context) as signing, context.as_root():
@@ -211,15 +228,21 @@ def verify_command(context: Context, *, number: int | None, as_json: bool) -> No
 @pass_context
 @administrative("release prune")
 def prune_command(context: Context, *, keep: int, yes: bool) -> None:
-    """Remove the packages of old releases. What is for all clients, and canaries, stay in any case."""
+    """Remove the packages of old releases. What is for all clients, and canaries, stay in any case.
+
+    \b
+    Examples:
+      penguindome release prune
+      penguindome release prune --keep 5 --yes
+    """
     store, now = context.store, context.clock()
     with completion.one_at_a_time(context), completion.signing(context) as signing:
         completion.finish(context, signing)
         numbers = superfluous(records.newest_first(store), keep=keep)
         names = ", ".join(map(str, numbers))
         if numbers:
-            confirm(f"Remove the packages of release {names}?", yes=yes)
             context.acts_on(*(f"release {number}" for number in numbers))
+            confirm(f"Remove the packages of release {names}?", yes=yes)
         before = offered(store)
         for number in numbers:
             store.collection(records.RELEASES).update(

@@ -156,16 +156,15 @@ def _refresh(context: Context, signing: Signing, *, force: bool) -> None:
         )
         # A server that somebody runs from a checkout may have no plugins of clients.
         base = (tree / "plugins").is_dir() and installation.manifest_is_due(context.paths, tree, now=now, force=force)
-        if not base and not renewal.due():
+        due = (["the manifest of the clients' packages"] if base else []) + renewal.due()
+        if not due:
             return
     # Not as root: at its end an act is written into the store.
     with context.acting("release refresh"):
-        done = []
+        context.acts_on(*due)
         with context.as_root():
-            if base and installation.sign_manifest(context.paths, tree, now=now, force=force):
-                done.append("the manifest of the clients' packages")
-            done += renewal.run()
-        context.acts_on(*done)
+            signed = installation.sign_manifest(context.paths, tree, now=now, force=force) if base else False
+            done = [*(due[:1] if signed else []), *renewal.run()]
         for name in done:
             click.echo(f"signed anew: {name}")
         if renewal.problems:

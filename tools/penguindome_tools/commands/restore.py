@@ -71,7 +71,8 @@ def _tell(restored: Restored, *, as_json: bool) -> None:
     click.echo(
         "What was done after the backup is undone: look at clients that were revoked, tokens that were used and\n"
         "actions that were cancelled since. Machines that enrolled since need a new bundle.\n"
-        "next: penguindome keys list; penguindome store check; systemctl start penguindome-server",
+        "next: penguindome keys list; penguindome store check; systemctl start penguindome-server "
+        "penguindome-audit.timer penguindome-repository.timer",
         err=True,
     )
 

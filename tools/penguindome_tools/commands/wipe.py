@@ -65,7 +65,7 @@ def command() -> None:
 @click.option("--confirm", "confirmation", metavar="HOSTNAME", help="The host name once more, instead of typing it.")
 @lifetime_option("wipe", "90d")
 @pass_context
-@administrative("wipe")
+@administrative("wipe host")
 def host(
     context: Context, *, host: str, reason: str, luks: bool, confirmation: str | None, lifetime: timedelta
 ) -> None:
@@ -76,7 +76,7 @@ def host(
     \b
     Examples:
       penguindome wipe laptop7 --reason "left in a train"
-      penguindome wipe laptop7 --reason "stolen" --luks --confirm laptop7
+      penguindome wipe host laptop7 --reason "stolen" --luks --confirm laptop7
     """
     client = find_client(context.store, host, states=("enrolled",), fields=MACHINE_FIELDS)
     target = Target(client["_id"], client["hostname"])

@@ -19,8 +19,9 @@ from penguindome import json
 from penguindome.errors import PenguinDomeError, SettingsError
 from penguindome.files import FileLock, read_limited, write_atomically
 from penguindome.logging import get_logger
-from penguindome.openpgp import Certificate, ServerKeyring
+from penguindome.openpgp import Certificate
 from penguindome.paths import Paths
+from penguindome.server_keyring import ServerKeyring
 from penguindome_server.rollout import offered
 from penguindome_server.store import Document
 from penguindome_tools.context import Context

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,9 +23,10 @@ from pathlib import Path
 from penguindome import json
 from penguindome.files import sync_directory
 from penguindome.manifest import FileEntry, Manifest
-from penguindome.openpgp import Certificate, ServerKeyring
+from penguindome.openpgp import Certificate
 from penguindome.paths import Paths
 from penguindome.release import Description, InvalidRelease, PackageFile, build
+from penguindome.server_keyring import ServerKeyring
 from penguindome.settings import Settings
 from penguindome_tools.releases import naming
 from penguindome_tools.releases.content import LIFE, TREE, build_manifest, lay_over
@@ -136,15 +137,28 @@ def _require_one(
     said: Mapping[str, Declared], texts: Mapping[str, bytes], sources: Mapping[str, tuple[str, Path]]
 ) -> str:
     """The machine that all packages are for; they must be of one version and hold the same client."""
-    names = "; ".join(f"{sources[kind][1].name}: {each.base}" for kind, each in said.items())
+    versions = dict.fromkeys(f"{sources[kind][1].name}: {each.base}" for kind, each in said.items())
     if len({each.base for each in said.values()}) != 1:
+        names = "; ".join(versions)
         raise InvalidRelease(f"the client's packages are of different versions: {names}", hint="build both anew")
     machines = {naming.machine_of(each.architecture) for each in said.values()}
     if len(machines) != 1:
         raise InvalidRelease(f"the client's packages are for different machines: {', '.join(sorted(machines))}")
     if len(set(texts.values())) != 1:
-        raise InvalidRelease(f"the client's packages hold different clients ({names})", hint="build both anew")
+        raise InvalidRelease(
+            f"the client's packages hold different clients, for they were not built of the same sources: "
+            f"{_differing(texts.values())}",
+            hint="build both anew",
+        )
     return machines.pop()
+
+
+def _differing(texts: Iterable[bytes]) -> str:
+    """Names of files that are not the same in all of these manifests, three at the most."""
+    files = [json.loads(text)["files"] for text in texts]
+    names = sorted(name for name in set().union(*files) if any(each.get(name) != files[0].get(name) for each in files))
+    more = f", and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def make_release(

@@ -29,9 +29,9 @@ from penguindome import json
 from penguindome.errors import InvalidData, PenguinDomeError
 from penguindome.files import AlreadyRunning, FileLock, ensure_directory, read_limited, sync_directory, write_atomically
 from penguindome.logging import get_logger
-from penguindome.openpgp import ServerKeyring
 from penguindome.paths import Paths
 from penguindome.release import InvalidRelease
+from penguindome.server_keyring import ServerKeyring
 from penguindome_server.repository_index import IndexTimes, index_times
 from penguindome_tools.releases.apt_repository import BY_HASH, COMPONENT, DISTRIBUTION, write_apt
 from penguindome_tools.releases.arch_repository import NAME, write_arch

@@ -72,9 +72,10 @@ class Renewal:
         others = [each for each in keyring.fingerprints() if each != fingerprint]
         return [Certificate.from_text(keyring.certificate(each)) for each in (fingerprint, *others)]
 
-    def due(self) -> bool:
-        """Whether anything is to be signed anew, or cannot be. Nothing is changed."""
-        return any(True for _ in self._steps()) or bool(self.problems)
+    def due(self) -> list[str]:
+        """What is to be signed anew, or cannot be, for people. Nothing is changed."""
+        names = [name for name, _ in self._steps()]
+        return names + self.problems
 
     def run(self) -> list[str]:
         """Sign it, and return what was signed, for people. What cannot be signed is told in `problems`, and keeps

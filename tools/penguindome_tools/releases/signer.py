@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from penguindome.openpgp import Certificate, ServerKeyring
+from penguindome.openpgp import Certificate
+from penguindome.server_keyring import ServerKeyring
 
 
 @dataclass(frozen=True)
