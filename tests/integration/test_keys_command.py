@@ -15,6 +15,7 @@ from administered import AdministeredSite, parsed, penguindome, runs
 from penguindome import actions, armour
 from penguindome.actions import Action, Target
 from penguindome.errors import SignatureError
+from penguindome.files import FileLock
 from penguindome.manifest import Manifest
 from penguindome.openpgp import Certificate, DeviceKey
 from penguindome.paths import ROOT_VARIABLE
@@ -94,6 +95,20 @@ def verify_release(directory: Path, certificate: Certificate) -> None:
 def private_keys(site: AdministeredSite) -> list[str]:
     with ServerKeyring(site.paths.keys / "gnupg") as keyring:
         return keyring.fingerprints()
+
+
+@pytest.mark.parametrize("name", ["actions.lock", "release.lock"])
+def test_no_key_is_rotated_while_another_command_signs(
+    site: AdministeredSite, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    before = site.certificate.fingerprint
+    monkeypatch.setattr(key_rotation, "LOCK_SECONDS", 0.0)
+    monkeypatch.setenv(ROOT_VARIABLE, str(site.paths.root))
+    with FileLock(site.paths.keys / name):
+        assert main(["keys", "rotate", "server", "--yes"]) == 1
+    assert "another run" in capsys.readouterr().err
+    assert (site.certificate.fingerprint, private_keys(site)) == (before, [before])
+    assert key_rotation.interrupted(site.paths) is None
 
 
 def test_a_client_that_slept_through_two_rotations_follows_a_server_that_never_stopped(

@@ -131,7 +131,8 @@ def test_a_release_is_promoted_in_stages(site: Site, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     "words",
     [("3",), ("2", "--canary", "0%"), ("2", "--canary", "101%"), ("2", "--canary", "1%", "--canary", "2%"),
-     ("2", "--canary", "nobody"), ("0",), ("x",)],
+     ("2", "--canary", "nobody"), ("2", "--canary", "²%"), ("2", "--canary", "2.5%"),
+     ("2", "--canary=-5%"), ("0",), ("x",)],
 )  # fmt: skip
 def test_what_makes_no_sense_changes_nothing(
     site: Site, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]

@@ -25,6 +25,8 @@ COMMANDS = (
     ("keys", "list"),
     ("keys", "rotate", "server", "--yes"),
     ("keys", "rotate", "client", "--yes"),
+    ("release", "list"),
+    ("release", "refresh", "--force"),
 )
 FLEET = """
 import sys

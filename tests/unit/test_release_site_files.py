@@ -102,6 +102,19 @@ def changeable_directory(directory: Path) -> None:
     directory.chmod(0o777)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["gone.py~", "gone.bak", "gone.py.orig", "gone.swo", "gone.dpkg-old", "gone.py.ucf-dist", "gone.pacnew", "#gone#"],
+)
+@pytest.mark.parametrize("directory", ["plugins.d", "commands.d"])
+def test_what_is_left_of_a_file_that_was_deleted_does_not_bring_it_back(
+    paths: Paths, plugins: Path, directory: str, name: str
+) -> None:
+    program(paths.settings / directory / name)
+    with pytest.raises(SiteFileRefused, match="left"):
+        read_site_files(paths)
+
+
 def newline(directory: Path) -> None:
     program(directory / "x\ny")
 

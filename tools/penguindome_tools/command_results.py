@@ -26,7 +26,7 @@ def print_result(delivery: Document) -> None:
     """Show a delivery's state, and the result that the client told: status in a line, output below it, indented."""
     result = delivery.get("result")
     result = result if isinstance(result, Mapping) else {}
-    words = [delivery["state"]]
+    words = [safe(delivery["state"])]
     if result.get("status") == TRYING and delivery["state"] in OPEN_STATES:
         words.append("tried, and to be tried again")
     if result.get("exit_status") is not None:
@@ -37,7 +37,7 @@ def print_result(delivery: Document) -> None:
         words.append(safe(delivery["finished_at"]))
     if result.get("reason") and result.get("exit_status") is None:
         words.append(safe(result["reason"]))
-    click.echo(f"{safe(delivery['hostname'])} {delivery['client_id'][:8]}: {', '.join(words)}")
+    click.echo(f"{safe(delivery['hostname'])} {safe(delivery['client_id'])[:8]}: {', '.join(words)}")
     for stream, mark in (("output", "|"), ("error", "!")):
         for line in _lines(result.get(stream)):
             click.echo(f"  {mark} {line}")

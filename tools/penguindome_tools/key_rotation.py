@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +38,9 @@ from penguindome_tools.resigning import Resigned, Signer
 JOURNAL = "rotation.json"
 LOCK = "lock"
 JOURNAL_BYTES = 1 << 20
+SIGNERS = ("actions.lock", "release.lock")
+"""The locks of the commands that sign: of those that queue actions, and of those that make releases."""
+LOCK_SECONDS = 30.0
 
 
 class RotationFailed(PenguinDomeError):
@@ -85,15 +88,20 @@ def interrupted(paths: Paths) -> Journal | None:
 def rotate_server_key(context: Context, *, keep_old: bool) -> Outcome:
     """Rotate the server key, or finish a rotation that was interrupted. Raises PenguinDomeError or OSError."""
     store, paths = context.store, context.paths  # a store that is away shows before anything was done
-    with context.as_root():
-        lock, keyring = FileLock(paths.keys / LOCK), ServerKeyring(paths.keys / "gnupg")
-        lock.acquire()
-    try:
-        return _rotate(context, store, keyring, keep_old=keep_old)
-    finally:
+    with ExitStack() as held:
         with context.as_root():
-            keyring.close()
-            lock.release()
+            held.enter_context(FileLock(paths.keys / LOCK))
+            # What another command signs meanwhile with the old key, no client would take that has followed.
+            for name in SIGNERS:
+                held.enter_context(FileLock(paths.keys / name, wait=LOCK_SECONDS))
+            keyring = ServerKeyring(paths.keys / "gnupg")
+        held.callback(_close, context, keyring)
+        return _rotate(context, store, keyring, keep_old=keep_old)
+
+
+def _close(context: Context, keyring: ServerKeyring) -> None:
+    with context.as_root():
+        keyring.close()
 
 
 def _rotate(context: Context, store: Store, keyring: ServerKeyring, *, keep_old: bool) -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,9 +9,8 @@ from typing import Any
 
 import click
 
-from penguindome.errors import PenguinDomeError, UsageError
+from penguindome.errors import PenguinDomeError
 from penguindome_server import halting
-from penguindome_server.enrolment import find_client
 from penguindome_server.release_documents import key
 from penguindome_server.rollout import offered
 from penguindome_server.store import Document
@@ -24,10 +22,10 @@ from penguindome_tools.releases import completion, records
 from penguindome_tools.releases.creation import Order, Outlook, create, order_of_release, order_of_site
 from penguindome_tools.releases.making import Signing
 from penguindome_tools.releases.pruning import remove_packages, superfluous
+from penguindome_tools.releases.shares import canaries_of
 from penguindome_tools.releases.verification import verify_release
 
 COLUMNS = ("release", "state", "created_at", "created_by", "version", "clients", "message")
-PERCENT = re.compile(r"([0-9]{1,3})%")
 
 
 @click.group()
@@ -261,16 +259,8 @@ def prune_command(context: Context, *, keep: int, yes: bool) -> None:
 
 def _stage(context: Context, canaries: Sequence[str]) -> records.Stage:
     """Who gets a release first. Raises UsageError for what is neither a percentage nor a client."""
-    percent, clients = 0, []
-    for canary in canaries:
-        found = PERCENT.fullmatch(canary)
-        if found is None:
-            clients.append(find_client(context.store, canary, states=("enrolled",), fields=())["_id"])
-        elif percent or not 1 <= int(found[1]) <= 100:
-            raise UsageError(f"--canary {canary}: a canary is one share of the clients, from 1% to 100%")
-        else:
-            percent = int(found[1])
-    return records.Stage(percent, tuple(dict.fromkeys(clients)))
+    percent, clients = canaries_of(context.store, canaries)
+    return records.Stage(percent or 0, tuple(clients))
 
 
 def _running(context: Context) -> Counter[Any]:

@@ -13,7 +13,6 @@ import click
 from penguindome.errors import PenguinDomeError, UsageError
 from penguindome.files import AlreadyRunning
 from penguindome_server import halting, rollout
-from penguindome_server.enrolment import find_client
 from penguindome_server.release_documents import key
 from penguindome_server.store import Document
 from penguindome_tools import installation
@@ -23,6 +22,7 @@ from penguindome_tools.releases import completion, records
 from penguindome_tools.releases.making import Signing
 from penguindome_tools.releases.release_files import load_release
 from penguindome_tools.releases.renewal import Renewal
+from penguindome_tools.releases.shares import canaries_of
 from penguindome_tools.releases.signer import Signer
 
 _number = click.argument("number", type=click.IntRange(min=1), metavar="N")
@@ -45,7 +45,7 @@ def promote(context: Context, *, number: int | None, words: Sequence[str]) -> No
       penguindome release promote
     """
     number = number or _newest_canary(context)
-    percent, clients = _canaries(context, words)
+    percent, clients = canaries_of(context.store, words)
     context.acts_on(f"release {number}", canary=list(words))
     with _changing(context) as signing:
         document, now = _document(context, number), context.clock()
@@ -159,13 +159,16 @@ def _refresh(context: Context, signing: Signing, *, force: bool) -> None:
         due = (["the manifest of the clients' packages"] if base else []) + renewal.due()
         if not due:
             return
-        with context.acting("release refresh"):
-            context.acts_on(*due)
+    # Not as root: at its end an act is written into the store.
+    with context.acting("release refresh"):
+        context.acts_on(*due)
+        with context.as_root():
             signed = installation.sign_manifest(context.paths, tree, now=now, force=force) if base else False
-            for name in [*(due[:1] if signed else []), *renewal.run()]:
-                click.echo(f"signed anew: {name}")
-            if renewal.problems:
-                raise PenguinDomeError("not all could be signed anew: " + "; ".join(renewal.problems))
+            done = [*(due[:1] if signed else []), *renewal.run()]
+        for name in done:
+            click.echo(f"signed anew: {name}")
+        if renewal.problems:
+            raise PenguinDomeError("not all could be signed anew: " + "; ".join(renewal.problems))
 
 
 def _newest_canary(context: Context) -> int:
@@ -173,20 +176,6 @@ def _newest_canary(context: Context) -> int:
         if not offer.promoted:
             return offer.release
     raise UsageError("no release waits to be promoted", hint="see: penguindome release list")
-
-
-def _canaries(context: Context, words: Sequence[str]) -> tuple[int | None, list[str]]:
-    """The share and the clients that were given."""
-    percent: int | None = None
-    clients: list[str] = []
-    for word in words:
-        if word.endswith("%"):
-            if percent is not None or not word[:-1].isdigit() or not 0 < int(word[:-1]) <= 100:
-                raise UsageError(f"{word!r} is no share: give one, from 1% to 100%")
-            percent = int(word[:-1])
-        else:
-            clients.append(find_client(context.store, word, states=("enrolled",))["_id"])
-    return percent, clients
 
 
 @contextmanager

@@ -6,12 +6,14 @@ one-time command. `client-release.d/*.yml`: settings of clients, each checked as
 
 Root signs what it finds there, so nobody else may be able to write it. Names that begin with a dot are editors' and are
 left alone; anything else that is not as it must be is refused, because a plugin that is silently left out watches
-nothing.
+nothing. So are the copies that editors and package managers leave: that of a plugin which was deleted would bring it
+back.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +31,7 @@ from penguindome.settings import Settings, load
 PLUGINS, COMMANDS, SETTINGS = "plugins.d", "commands.d", "client-release.d"
 DISABLED = ".disabled"
 LARGEST_FILE = 4 * 1024 * 1024
+_LEFT_OVER = re.compile(r".*(~|\.(bak|orig|rej|sw[a-p]|(dpkg|rpm|ucf)-?[a-z]+|pac(new|save|orig)))|#.*#", re.DOTALL)
 
 
 class SiteFileRefused(PenguinDomeError):
@@ -124,6 +127,10 @@ def _entries(directory: Path, wanted: Callable[[str], bool]) -> Iterator[Path]:
                 f"{path} is {what}, and a release takes files alone", hint="put the file itself there"
             )
         _require_safe(path, status)
+        if _LEFT_OVER.fullmatch(path.name):
+            raise SiteFileRefused(
+                f"{path} is a copy that an editor or a package manager left", hint="remove it, or give it another name"
+            )
         try:
             check_name(path.name)
         except ManifestError as error:
