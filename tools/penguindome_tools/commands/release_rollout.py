@@ -222,4 +222,4 @@ def _who_has(context: Context, number: int) -> str:
     clients = [one["_id"] for one in context.store.collection("clients").find({"state": "enrolled"}, fields=("state",))]
     dues = [rollout.due(found, client_id) for client_id in clients]
     count = sum(due is not None and due.release == number for due in dues)
-    return f"release {number} is the one that {count} of {len(clients)} clients should have"
+    return f"release {number} is for {count} of {len(clients)} clients now"
