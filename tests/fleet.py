@@ -38,6 +38,13 @@ def follow(machine: Machine, prompt: str, *, which: str = "", laptop: str = "lap
     return "".join(machine.shell(f"cd /root\n{words} <<< y").output for words in typed)
 
 
+def shown(first: str) -> str:
+    """The text that the README shows below this first line of a block."""
+    found = re.search(rf"^```\w+\n{re.escape(first)}[^\n]*\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert found, f"the README shows no such text: {first}"
+    return found[1]
+
+
 def clients(server: Machine) -> dict[str, dict[str, Any]]:
     """The server's list: host name -> client."""
     rows = json.loads(server.run("penguindome", "clients", "list", "--json").stdout)

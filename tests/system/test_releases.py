@@ -15,7 +15,7 @@ import pytest
 from arch_stand_ins import pacman, stand_ins
 from built import debian_packages, pacman_packages
 from containers import Machine, Site
-from fleet import BUNDLE, CA, URL, Fleet, boot, clients, hand_over, prepare
+from fleet import BUNDLE, URL, Fleet, boot, clients, follow, hand_over, prepare, shown
 from needs import require, require_program
 from penguindome_server.rollout import bucket
 from release_packages import rebuilt
@@ -30,24 +30,11 @@ GREETING = "#!/bin/sh\necho hello from $(cat /etc/hostname)\n"
 NO_MODULE = {"client/minute.py": "import nothing_of_this_name\n"}
 
 CERTIFICATE = "/root/penguindome.asc"
+AUTHORITY = "/root/penguindome-tls.pem"
 KEYRING = "/etc/apt/keyrings/penguindome.asc"
-AUTHORITY = "/etc/apt/keyrings/penguindome-tls.pem"
-APT = {
-    "/etc/apt/apt.conf.d/60penguindome": f'Acquire::https::penguindome.example.org::CAInfo "{AUTHORITY}";\n',
-    "/etc/apt/sources.list.d/penguindome.sources": (
-        f"Types: deb\nURIs: {URL}/repo/apt\nSuites: stable\nComponents: main\nSigned-By: {KEYRING}\n"
-    ),
-}
-PACMAN_CONF = f"""\
-[options]
-Architecture = x86_64
-SigLevel = Required
-LocalFileSigLevel = Optional
-
-[penguindome]
-SigLevel = Required
-Server = {URL}/repo/arch
-"""
+SOURCES = "/etc/apt/sources.list.d/penguindome.sources"
+APT_CONF = "/etc/apt/apt.conf.d/60penguindome"
+PACMAN_CONF = "[options]\nArchitecture = x86_64\nSigLevel = Required\nLocalFileSigLevel = Optional\n\n[penguindome]\n"
 PEOPLE = """
 useradd --create-home alice
 mkdir /home/alice/cloud /home/alice/papers
@@ -73,40 +60,32 @@ def fingerprint(fleet: Fleet) -> str:
     return str(found)
 
 
-def export_certificate(fleet: Fleet, *machines: Machine) -> None:
-    """Hand the public certificate of the server key to machines."""
-    fleet.penguindome("keys", "export", "server", CERTIFICATE)
+def export_certificates(fleet: Fleet, *machines: Machine) -> None:
+    """Hand the public certificates of the server, of its key and for TLS, to machines."""
+    for which in ("keys export server", "penguindome-tls.pem"):
+        follow(fleet.server, "server", which=which)
     for machine in machines:
-        hand_over(fleet.server, machine, CERTIFICATE, 0o644)
+        for name in (CERTIFICATE, AUTHORITY):
+            hand_over(fleet.server, machine, name, 0o644)
 
 
 def install_by_apt(fleet: Fleet, laptop: Machine) -> None:
-    """From the site's own repository, as somebody does who reads how."""
-    laptop.root.write(KEYRING, laptop.root.at(CERTIFICATE).read_text())
-    laptop.root.write(AUTHORITY, fleet.server.root.at(CA).read_text())
-    for name, text in APT.items():
-        laptop.root.write(name, text)
-    laptop.shell("apt-get update -o APT::Update::Error-Mode=any; apt-get install --yes penguindome-client")
+    """From the site's own repository, by the commands of the README."""
+    for name in (SOURCES, APT_CONF):
+        laptop.root.write(name, shown(f"# {name}"))
     hand_over(fleet.server, laptop)
-    laptop.run("penguindome-client", "setup", "--bundle", BUNDLE)
+    follow(laptop, "debian")
 
 
 def install_by_pacman(fleet: Fleet, laptop: Machine) -> None:
-    # On Arch: trust anchor --store FILE. (pacman 6.0 fetches no signatures with an XferCommand.)
-    laptop.root.write("/usr/local/share/ca-certificates/penguindome.crt", fleet.server.root.at(CA).read_text())
+    """Likewise, but for `trust`, which Debian has not, and pacman's keyring, which Arch's installation makes."""
+    laptop.root.write("/usr/local/share/ca-certificates/penguindome.crt", laptop.root.at(AUTHORITY).read_text())
     laptop.run("update-ca-certificates")
-    laptop.root.write("/etc/pacman.conf", PACMAN_CONF)
+    laptop.root.write("/etc/pacman.conf", PACMAN_CONF + shown("[penguindome]"))
     laptop.run("pacman-key", "--init")
-    trust_by_pacman(fleet, laptop)
-    laptop.run("pacman", "--noconfirm", "-Sy", "penguindome-client")
     hand_over(fleet.server, laptop)
-    laptop.run("penguindome-client", "setup", "--bundle", BUNDLE, "--start")
-
-
-def trust_by_pacman(fleet: Fleet, laptop: Machine) -> None:
-    """Let pacman trust the server key whose certificate was handed over."""
-    laptop.run("pacman-key", "--add", CERTIFICATE)
-    laptop.run("pacman-key", "--lsign-key", fingerprint(fleet))
+    for which in ("pacman-key", "pacman -S", "setup"):
+        follow(laptop, "archlinux", which=which)
 
 
 def test_releases_keys_patches_and_commands_reach_a_fleet_of_debian_and_pacman_machines_by_themselves(
@@ -136,7 +115,7 @@ def test_releases_keys_patches_and_commands_reach_a_fleet_of_debian_and_pacman_m
 def first_release_is_installed_from_the_repositories(fleet: Fleet) -> None:
     fleet.write("client-release.d/50-fleet.yml", ALL_AT_ONCE)
     fleet.publish("the first")
-    export_certificate(fleet, *fleet.laptops.values())
+    export_certificates(fleet, *fleet.laptops.values())
     with ThreadPoolExecutor() as pool:
         by_apt = [pool.submit(install_by_apt, fleet, fleet.laptops[name]) for name in ("laptop12", "laptop13")]
         by_pacman = pool.submit(install_by_pacman, fleet, fleet.laptops["archlaptop"])
@@ -265,15 +244,15 @@ def keys_are_followed_also_by_who_slept(fleet: Fleet) -> None:
     assert fleet.own("laptop13")["server_key"] == fingerprint(fleet)
     for name in ("laptop12", "laptop13"):
         laptop = fleet.laptops[name]
-        export_certificate(fleet, laptop)
+        export_certificates(fleet, laptop)
         renewed = laptop.root.at(CERTIFICATE).read_text()
         keyring = laptop.root.at(KEYRING)
         fleet.eventually(f"apt of {name} knows", lambda at=keyring, text=renewed: at.read_text() == text)
         laptop.run("apt-get", "update", "-o", "APT::Update::Error-Mode=any")
         laptop.run("apt-get", "install", "--yes", "penguindome-client")
-    export_certificate(fleet, fleet.laptops["archlaptop"])
-    trust_by_pacman(fleet, fleet.laptops["archlaptop"])
-    fleet.laptops["archlaptop"].run("pacman", "--noconfirm", "-Sy", "penguindome-client")
+    export_certificates(fleet, fleet.laptops["archlaptop"])
+    for which in ("pacman-key", "pacman -S"):
+        follow(fleet.laptops["archlaptop"], "archlinux", which=which)
     fleet.arrives(7)
 
 
@@ -320,9 +299,9 @@ def test_a_machine_of_another_distribution_is_moved_by_the_tar_and_a_stolen_one_
 
 def download(fleet: Fleet, laptop: Machine, *formats: str) -> list[str]:
     """What an administrator fetches with his password; returns the names of the files."""
-    laptop.root.write("/root/ca.pem", fleet.server.root.at(CA).read_text())
+    export_certificates(fleet, laptop)
     asked = "; ".join(
-        f"curl --silent --show-error --fail --cacert ca.pem --user 'installer:correct horse' -OJ "
+        f"curl --silent --show-error --fail --cacert penguindome-tls.pem --user 'installer:correct horse' -OJ "
         f"--write-out '%{{filename_effective}}\\n' '{URL}/download_release?format={each}'"
         for each in formats
     )
@@ -330,12 +309,11 @@ def download(fleet: Fleet, laptop: Machine, *formats: str) -> list[str]:
 
 
 def install_from_the_tar(fleet: Fleet, laptop: Machine) -> None:
-    status = "curl --silent --output /dev/null --write-out '%{http_code}' --cacert ca.pem"
-    tar, signature = download(fleet, laptop, "tar", "tar.asc")
+    status = "curl --silent --output /dev/null --write-out '%{http_code}' --cacert penguindome-tls.pem"
+    download(fleet, laptop, "tar", "tar.asc")
     assert laptop.shell(f"cd /root; {status} '{URL}/download_release?format=tar'").stdout == "401"
-    export_certificate(fleet, laptop)
-    laptop.shell(f"cd /root; gpg --quiet --import {CERTIFICATE}; gpg --verify {signature} {tar}; tar xf {tar}")
-    laptop.shell(f"/root/{tar.removesuffix('.tar')}/setup")
+    for which in ("gpg", "tar xf", "/setup"):
+        follow(laptop, "other", which=which)
 
 
 def install_the_downloaded_package(fleet: Fleet, laptop: Machine) -> None:
