@@ -179,7 +179,8 @@ class Fleet:
             f"{names} ask again",
             lambda: all(clients(self.server)[name]["last_seen_at"] > before[name] for name in names),
         )
-        assert {name: self.releases()[name] for name in names} == dict.fromkeys(names, release)
+        found = {name: (self.releases()[name], self.own(name).get("release")) for name in names}
+        assert found == dict.fromkeys(names, (release, release)), f"{found}\n{self.said()}"
 
     def open_issues(self) -> set[tuple[str, str]]:
         """Client and name of each open issue."""
