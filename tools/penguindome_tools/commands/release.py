@@ -258,7 +258,11 @@ def prune_command(context: Context, *, keep: int, yes: bool) -> None:
 
 
 def _stage(context: Context, canaries: Sequence[str]) -> records.Stage:
-    """Who gets a release first. Raises UsageError for what is neither a percentage nor a client."""
+    """Who gets a release first. Raises UsageError for what is neither a percentage nor a client; SettingsError before
+    setup, when there is no store to ask either.
+    """
+    with context.as_root():
+        completion.require_keys(context.paths)
     percent, clients = canaries_of(context.store, canaries)
     return records.Stage(percent or 0, tuple(clients))
 
