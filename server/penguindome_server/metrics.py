@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 from penguindome.errors import PenguinDomeError
 from penguindome.logging import get_logger
 from penguindome_server.enrolment import STATES
-from penguindome_server.metrics_directory import DIRECTORY_VARIABLE
+from penguindome_server.metrics_directory import DIRECTORY_VARIABLE, UNREADABLE
 from penguindome_server.store import Store
 
 log = get_logger(__name__)
@@ -101,12 +101,12 @@ class Metrics:
 
 
 def _patiently(registry: CollectorRegistry) -> bytes:
-    """The text of a registry whose files may go while they are read, because a worker ended."""
+    """The text of a registry whose files come and go while they are read, because workers begin and end."""
     for _attempt in range(3):
         try:
             return generate_latest(registry)
-        except FileNotFoundError:
-            continue
+        except (FileNotFoundError, *UNREADABLE):
+            time.sleep(0.05)
     return generate_latest(registry)
 
 

@@ -5,10 +5,17 @@ library before the directory is named.
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
+from penguindome.logging import get_logger
+
+log = get_logger(__name__)
+
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+UNREADABLE = (struct.error, RuntimeError, UnicodeDecodeError)
+"""What the library raises for a file that is not whole."""
 
 
 def prepare_directory(directory: Path) -> None:
@@ -38,9 +45,8 @@ def _add_counts(total: Path, more: Path) -> None:
     counts: Any = MmapedDict
     sums: dict[str, float] = {}
     for path in (total, more):
-        if path.exists():
-            for key, value, _when, _position in counts.read_all_values_from_file(str(path)):
-                sums[key] = sums.get(key, 0.0) + value
+        for key, value in _counts(path):
+            sums[key] = sums.get(key, 0.0) + value
     beside = total.with_suffix(".db.new")
     beside.unlink(missing_ok=True)
     written = counts(str(beside))
@@ -48,3 +54,19 @@ def _add_counts(total: Path, more: Path) -> None:
         written.write_value(key, value, 0.0)
     written.close()
     beside.rename(total)
+
+
+def _counts(path: Path) -> list[tuple[str, float]]:
+    """The counts in a file; none where it is missing or cannot be read: a worker that is killed while it makes its file
+    leaves one without a header, and the master must outlive that.
+    """
+    from prometheus_client.mmap_dict import MmapedDict
+
+    counts: Any = MmapedDict
+    if not path.exists() or path.stat().st_size == 0:
+        return []
+    try:
+        return [(key, value) for key, value, _when, _position in counts.read_all_values_from_file(str(path))]
+    except UNREADABLE as error:
+        log.warning("the counts in {} are lost: {}", path, error)
+        return []
