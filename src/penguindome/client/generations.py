@@ -93,6 +93,28 @@ def clear(state: Path) -> None:
     remove_others(state, None)
 
 
+def copy(state: Path, to: Path) -> None:
+    """Copy the generation in force, if there is one, to a directory, in the place of what is there. Raises OSError."""
+    import shutil
+
+    _remove(to)
+    generation = in_force(state)
+    if generation is not None:
+        shutil.copytree(generation, to, symlinks=True)
+
+
+def bring_back(state: Path, copied: Path) -> None:
+    """Put a generation that was copied in force again; nothing happens where there is no copy. Raises OSError."""
+    if not copied.is_dir():
+        return
+    files = {
+        str(path.relative_to(copied)): (path.read_bytes(), stat.S_IMODE(path.stat().st_mode))
+        for path in copied.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
+    switch(state, write(state, files))
+
+
 def remove_others(state: Path, generation: Path | None) -> None:
     """Remove every generation but one; what cannot be removed goes with the next."""
     directory = state / DIRECTORY

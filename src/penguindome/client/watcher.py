@@ -11,7 +11,7 @@ finished; one lock lets only one of them work.
 
 A release that cannot be installed because of something else (a lock, a full disk, a package that is missing) is tried
 again later and later; the old one is untouched then. One that leaves something half done, or does not work, goes back,
-and is never tried again.
+and is never tried again. The patches of the old release are kept in the copy, for it takes them back.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from penguindome import json, logging, processes
-from penguindome.client import downloads, installed, old_code, package_managers, update_record, updating
+from penguindome.client import downloads, generations, installed, old_code, package_managers, update_record, updating
 from penguindome.client.context import Client
 from penguindome.client.package_managers import Busy, PackageManager
 from penguindome.client.proof import Proof, reach
@@ -39,6 +39,7 @@ LOCK_SECONDS = 5.0
 MINUTE_SECONDS = 2400.0
 """How long a minute may be at work before it is taken to hang."""
 LONGEST_WAIT = 600.0
+PATCHES = "overlay"
 
 log = logging.get_logger(__name__)
 
@@ -128,7 +129,12 @@ class Watcher:
             return
         if not way_back:
             log.warning("no package of the release in force was kept: there is no way back from {}", record.release)
-        with self._alone():
+        with self._alone() as client:
+            try:
+                generations.copy(client.paths.client_state, self.home / PATCHES)
+            except OSError as error:
+                self._postpone(f"waits: the patches in force cannot be kept: {error.strerror or error}")
+                return
             self._keep(
                 replace(
                     record, phase="installing", reason="", way_back=way_back, way_back_sha256=digest,
@@ -196,6 +202,7 @@ class Watcher:
             return
         with self._alone() as client:
             self._restore_manifest(client)
+            self._restore_patches(client)
             self._keep(self._finished("failed", record.reason))
 
     def _keep_minutes_away(self) -> None:
@@ -227,6 +234,15 @@ class Watcher:
         state.judged_manifest = ""
         state.collect_requested = True
         client.save()
+
+    def _restore_patches(self, client: Client) -> None:
+        """Lay the patches over the old release again that the new one, where it was in force, took away. Whoever reads
+        them verifies each anew.
+        """
+        try:
+            generations.bring_back(client.paths.client_state, self.home / PATCHES)
+        except OSError as error:
+            log.error("the patches of before do not come back: {}", error)
 
     def _proof(self) -> Proof:
         """What the new client says about itself. One that says nothing that makes sense does not work."""

@@ -144,6 +144,24 @@ def test_a_release_that_does_not_work_goes_back_and_is_reported(laptop: Released
     assert_still_works(laptop, 3)
 
 
+def test_the_patches_of_before_come_back_with_the_release_that_they_were_laid_over(
+    laptop: ReleasedMachine, peer: Peer
+) -> None:
+    laptop.patch({"plugins/new.sh": "#!/bin/sh\necho '\"patched\"'\n"})
+    laptop.ok("run")
+    laptop.offer(BROKEN["it cannot reach the server"][0])
+    laptop.ok("run")
+    laptop.settle("failed")
+    assert_still_works(laptop, 1)
+    assert peer.reports[-1]["plugins"]["new"] == "patched"
+    assert peer.reports[-1]["plugins"]["penguindome"]["patches"] == ["plugins/new.sh"]
+    laptop.offer(Release(3))
+    laptop.ok("run")
+    laptop.settle("done")
+    assert_still_works(laptop, 3)
+    assert peer.reports[-1]["plugins"]["penguindome"]["patches"] == []
+
+
 def test_a_machine_without_a_network_keeps_what_it_installed_and_proves_it_later(
     laptop: ReleasedMachine, peer: Peer
 ) -> None:
