@@ -70,7 +70,7 @@ SCHEMA: Mapping[str, CollectionSchema] = {
         CollectionSchema(
             "deliveries",
             "the state of each action on each of its targets",
-            (Index(("client_id", "state")), Index(("action_id",)), Index(("state", "queued_at"))),
+            (Index(("client_id", "state")), Index(("action_id", "state")), Index(("state", "queued_at"))),
         ),
         CollectionSchema("action_contents", "the files of actions, in pieces", (Index(("action_id",)),)),
         CollectionSchema(
