@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -16,19 +18,24 @@ from penguindome.errors import KeyMaterialError, PenguinDomeError, ProcessError
 
 T = TypeVar("T")
 
+LINK, USERS = "link.lock", "users.lock"
+AGENT_SECONDS = 10.0
+"""How long its end may take on a machine that is busy."""
+
 
 class GnuPG:
     """gpg on a home directory whose name may be of any length.
 
     The agent's socket lies in the home directory, and its name may have no more than 107 bytes: gpg is given a short
-    link to the directory instead. The link goes, with the agent, in `close`, which the end of the process calls if need
-    be.
+    link to the directory instead. All who use a home directory at one time, in any process, share link and agent; the
+    last of them ends both in `close`, which the end of the process calls if need be. An agent that one process ended
+    while another one signed would fail that other.
     """
 
     def __init__(self, home: Path, options: Sequence[str] = ()) -> None:
         self.home = home
         self.options = list(options)
-        self._link: Path | None = None
+        self._shared: _Shared | None = None
         self._gpg: Any = None
 
     def __enter__(self) -> GnuPG:
@@ -64,37 +71,93 @@ class GnuPG:
         return bytes(result.data)
 
     def close(self) -> None:
-        """End the agent and remove the link; `call` makes another."""
-        from penguindome.processes import run
-
-        link, self._link, self._gpg = self._link, None, None
-        if link is None:
-            return
-        atexit.unregister(self.close)
-        gpgconf = ["gpgconf", "--homedir", str(link)]
-        try:
-            run([*gpgconf, "--kill", "all"], timeout=10, check=False)
-            deadline = time.monotonic() + 2
-            while (link / "S.gpg-agent").exists() and time.monotonic() < deadline:
-                time.sleep(0.005)
-            if os.access(f"/run/user/{os.getuid()}", os.X_OK):
-                # There gpg puts its sockets into a directory of its own, one for every name of a home directory.
-                run([*gpgconf, "--remove-socketdir"], timeout=10, check=False)
-        except ProcessError as error:
-            raise KeyMaterialError(f"cannot end the agent of gpg: {error.message}") from error
-        finally:
-            link.unlink(missing_ok=True)
-            link.parent.rmdir()
+        """End the agent and remove the link, unless somebody else uses them; `call` makes others."""
+        shared, self._shared, self._gpg = self._shared, None, None
+        if shared is not None:
+            atexit.unregister(self.close)
+            shared.leave()
 
     def _open(self) -> Any:
         if self._gpg is None:
             import gnupg  # noqa: TID251  # openpgp.py, whose part this is, drives gpg through here alone
 
-            self._link = Path(tempfile.mkdtemp(prefix="pd-", dir=short_directory())) / "g"
+            self._shared = _Shared(self.home)
             atexit.register(self.close)
-            self._link.symlink_to(self.home)
-            self._gpg = gnupg.GPG(gnupghome=str(self._link), options=self.options)
+            self._gpg = gnupg.GPG(gnupghome=str(self._shared.link), options=self.options)
         return self._gpg
+
+
+class _Shared:
+    """The short link to a home directory, and the agent behind it, as one of those who use them now.
+
+    Who comes and who goes holds `LINK` for that moment; it tells where the link is. Who is there holds `USERS` shared.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        with self._door() as door:
+            self.link = self._link_in(door) or self._made(door)
+            self._users = _opened(home / USERS)
+            fcntl.flock(self._users, fcntl.LOCK_SH)
+
+    def leave(self) -> None:
+        """Go; the last one ends the agent and removes the link. Raises KeyMaterialError."""
+        with self._door():
+            try:
+                fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            finally:
+                os.close(self._users)
+            _end_agent(self.link)
+
+    @contextmanager
+    def _door(self) -> Iterator[int]:
+        descriptor = _opened(self._home / LINK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _link_in(self, door: int) -> Path | None:
+        """The link that others use, or that somebody left who was killed; None when it is gone or leads elsewhere."""
+        text = os.pread(door, 200, 0).decode("utf-8", "replace")
+        try:
+            return Path(text) if text and Path(text).readlink() == self._home else None
+        except OSError:
+            return None
+
+    def _made(self, door: int) -> Path:
+        link = Path(tempfile.mkdtemp(prefix="pd-", dir=short_directory())) / "g"
+        link.symlink_to(self._home)
+        os.ftruncate(door, 0)
+        os.pwrite(door, str(link).encode(), 0)
+        return link
+
+
+def _opened(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _end_agent(link: Path) -> None:
+    from penguindome.processes import run
+
+    gpgconf = ["gpgconf", "--homedir", str(link)]
+    try:
+        run([*gpgconf, "--kill", "all"], timeout=AGENT_SECONDS, check=False)
+        deadline = time.monotonic() + AGENT_SECONDS
+        while (link / "S.gpg-agent").exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        if os.access(f"/run/user/{os.getuid()}", os.X_OK):
+            # There gpg puts its sockets into a directory of its own, one for every name of a home directory.
+            run([*gpgconf, "--remove-socketdir"], timeout=AGENT_SECONDS, check=False)
+    except ProcessError as error:
+        raise KeyMaterialError(f"cannot end the agent of gpg: {error.message}") from error
+    finally:
+        link.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            link.parent.rmdir()
 
 
 def short_directory() -> str:

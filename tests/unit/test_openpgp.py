@@ -550,6 +550,37 @@ def test_a_keyring_that_nobody_closed_leaves_no_agent_behind(home: Path) -> None
     assert links(home) == []
 
 
+def test_those_who_use_a_keyring_at_one_time_end_no_agent_of_each_other(home: Path) -> None:
+    with ServerKeyring(home) as keyring:
+        fingerprint = keyring.generate("some key")
+    script = (
+        "import sys; from pathlib import Path; from penguindome.server_keyring import ServerKeyring\n"
+        "for _ in range(12):\n"
+        "    with ServerKeyring(Path(sys.argv[1])) as keyring:\n"
+        "        keyring.sign(b'some text', sys.argv[2])\n"
+    )
+    words = [sys.executable, "-c", script, str(home), fingerprint]
+    running = [subprocess.Popen(words, stderr=subprocess.PIPE) for _ in range(4)]
+    ended = [(process.communicate()[1], process.returncode) for process in running]
+    assert [status for _, status in ended] == [0] * 4, ended
+    assert agents(home) == []
+    assert links(home) == []
+
+
+def test_a_link_of_somebody_who_was_killed_is_taken_over_and_removed(home: Path) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; from penguindome.server_keyring import ServerKeyring\n"
+        "ServerKeyring(Path(sys.argv[1])).generate('some key'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(home)], check=False).returncode == -9
+    assert len(links(home)) == 1
+    with ServerKeyring(home) as keyring:
+        keyring.sign(DATA, keyring.fingerprints()[0])
+        assert len(links(home)) == 1
+    assert agents(home) == []
+    assert links(home) == []
+
+
 def test_secrets_are_on_no_command_line(home: Path, device: DeviceKey, tmp_path: Path) -> None:
     """A gpg in between writes down how it was called."""
     log = tmp_path / "calls"
