@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -32,7 +32,7 @@ START_SECONDS = 60
 PREFIX = "/penguindome/v1/"
 
 
-def until(condition: Callable[[], Any], *, seconds: float = 20, what: str = "it") -> Any:
+def until(condition: Callable[[], Any], *, seconds: float = 60, what: str = "it") -> Any:
     """Poll until `condition` returns something true, and return that."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -70,6 +70,7 @@ class Server:
         self.port = free_port()
         self.server_key = DeviceKey.generate("server")
         self.enrolment_key = DeviceKey.generate("enrolment")
+        self.program: Sequence[str] = ("-m", "penguindome_server")
         self.process: subprocess.Popen[bytes] | None = None
         self._store: Store | None = None
         self.settings: dict[str, Any] = {
@@ -109,7 +110,7 @@ class Server:
         environment = {**os.environ, ROOT_VARIABLE: str(self.paths.root), "PYTHONUNBUFFERED": "1"}
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "penguindome_server"],
+                [sys.executable, *self.program],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True,
             )  # fmt: skip
         return self.process
