@@ -184,9 +184,8 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
         except OSError:
             sock.close()
             return
-        now = time.monotonic()
-        connection = Connection(sock, peer, server, limit=self._body_limit, now=now)
-        self._wait_for(connection, now + self._request_seconds)
+        connection = Connection(sock, peer, server, limit=self._body_limit)
+        self._wait_for(connection, time.monotonic() + self._request_seconds)
         if not connection.handshaking:
             # Most often the request came with the connection.
             self._on_readable(connection)
@@ -218,7 +217,6 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
         self._on_readable(connection)
 
     def _on_readable(self, connection: Connection) -> None:
-        had_bytes = bool(connection.buffer)
         try:
             alive = connection.receive()
         except OSError:
@@ -226,7 +224,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
         if not alive and (connection.lingering or not connection.buffer):
             self._drop(connection)
         elif connection.buffer:
-            if not had_bytes:
+            if connection.started is None:
                 connection.started = time.monotonic()
             self._advance(connection, alive=alive)
 
@@ -382,9 +380,10 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
         outgoing.close()
         connection.outgoing = None
         self._account(connection)
-        connection.started = time.monotonic()
+        now = time.monotonic()
+        connection.started = now if connection.buffer else None
         try:
-            self._wait_for(connection, connection.started + self._idle_seconds)
+            self._wait_for(connection, now + self._idle_seconds)
         except (OSError, ValueError):
             self._let_go(connection)
             return

@@ -91,6 +91,26 @@ def test_dripping_bytes_does_not_buy_time(slow_server: Server) -> None:
         assert time.monotonic() - start < 10
 
 
+@pytest.mark.parametrize("answered_before", [False, True])
+def test_empty_lines_before_a_request_do_not_buy_time_either(slow_server: Server, *, answered_before: bool) -> None:
+    with connect(slow_server) as connection:
+        if answered_before:
+            connection.sendall(GET)
+            assert b" 200 OK" in connection.recv(65536)
+        connection.settimeout(0.2)
+
+        def ended() -> bool:
+            try:
+                connection.sendall(b"\r\n")
+                return connection.recv(65536) == b""
+            except TimeoutError:
+                return False
+            except OSError:
+                return True
+
+        until(ended, what="the end of the connection")
+
+
 def test_a_connection_that_sends_nothing_is_closed(slow_server: Server) -> None:
     with connect(slow_server) as connection:
         assert read_all(connection) == b""
