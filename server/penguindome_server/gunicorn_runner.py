@@ -19,6 +19,7 @@ import ssl
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # gunicorn carries no types
@@ -32,7 +33,7 @@ from penguindome.paths import Paths
 from penguindome_server import running
 from penguindome_server.deferred_store import DeferredStore
 from penguindome_server.listening import BACKLOG, listen_all
-from penguindome_server.metrics_directory import prepare_directory, worker_ended
+from penguindome_server.metrics_directory import make_room, prepare_directory, worker_ended
 from penguindome_server.ports import Port, ports_of
 from penguindome_server.services import Configuration, Services, load_configuration
 from penguindome_server.tls import port_context
@@ -67,7 +68,7 @@ def serve(paths: Paths, server: type[Server] | None = None) -> None:
     _raise_file_limit()
     ensure_directory(paths.runtime, 0o755)
     running.hold(paths)
-    prepare_directory(paths.runtime / "metrics")
+    prepare_directory(_metrics_directory(paths))
     Master((server or Server)(configuration, ports, contexts, listeners)).run()
 
 
@@ -153,6 +154,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # as above
         # Imported here, after the directory of the metrics is known; and the master does without Flask.
         from penguindome_server.application import create_application
 
+        make_room(_metrics_directory(self.configuration.paths))
         store = DeferredStore(self.configuration.settings["database.uri"])
         application = create_application(Services.of(self.configuration, store))
         self._web = application.extensions["penguindome"]
@@ -178,9 +180,9 @@ class Server(BaseApplication):  # type: ignore[misc]  # as above
 
     def _child_ended(self, _arbiter: Any, worker: Any) -> None:
         try:
-            worker_ended(self.configuration.paths.runtime / "metrics", worker.pid)
+            worker_ended(_metrics_directory(self.configuration.paths), worker.pid)
         except OSError as error:
-            log.warning("the counts of a worker that ended are lost: {}", error)
+            log.warning("the counts of a worker that ended stay as they are: {}", error)
 
 
 class Master(Arbiter):  # type: ignore[misc]  # as above
@@ -240,6 +242,10 @@ def _worker_ends(_arbiter: Any, worker: Any) -> None:
 
 def _contexts(ports: Sequence[Port]) -> list[ssl.SSLContext | None]:
     return [port_context(port) for port in ports]
+
+
+def _metrics_directory(paths: Paths) -> Path:
+    return paths.runtime / "metrics"
 
 
 def _described(port: Port) -> str:

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
 import requests
 
+from needs import require
+from penguindome import processes
 from web_server import PREFIX, START_SECONDS, Server, certificate, until
 
 FRAGILE = """
@@ -128,6 +131,47 @@ def test_workers_show_that_they_live_in_the_runtime_directory(server: Server) ->
     (worker,) = server.workers()
     links = [link.readlink() for link in Path(f"/proc/{worker}/fd").iterdir()]
     assert [link for link in links if link.parent == server.paths.runtime and link.name.startswith("wgunicorn-")]
+
+
+@pytest.fixture
+def small_runtime(server: Server) -> Iterator[Path]:
+    """The runtime directory of the server on a disk of half a megabyte."""
+    require(os.geteuid() == 0, "only root can mount a small disk")
+    runtime = server.paths.runtime
+    runtime.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k,mode=755", "tmpfs", str(runtime)]
+    require(processes.run(mount, timeout=10, check=False).returncode == 0, "a tmpfs cannot be mounted here")
+    try:
+        yield runtime
+    finally:
+        server.kill()
+        processes.run(["umount", str(runtime)], timeout=10)
+
+
+def test_a_runtime_directory_that_is_full_costs_counts_and_no_process(server: Server, small_runtime: Path) -> None:
+    server.start(workers=1)
+    process, (worker,) = server.process, server.workers()
+    assert process is not None
+    filler = small_runtime / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while file.tell() < 1 << 20:
+            file.write(bytes(4096))
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: process.poll() is not None or (replaced(server, worker) and server.answers()), what="another worker")
+    assert process.poll() is None, server.log()
+    assert "what this worker does is missing in the metrics: [Errno 28]" in server.log()
+    (second,) = server.workers()
+    for _ in range(20):
+        assert server.answers()
+    text = requests.get(f"{server.url}{PREFIX}metrics", timeout=10).text
+    assert 'penguindome_requests_total{endpoint="healthz",status="200"}' in text
+    assert server.workers() == [second]
+    filler.unlink()
+    os.kill(second, signal.SIGKILL)
+    until(lambda: replaced(server, second) and server.answers(), what="a third worker")
+    (third,) = server.workers()
+    assert (small_runtime / f"metrics/counter_{third}.db").stat().st_blocks * 512 >= 1 << 16
+    assert "SIGBUS" not in server.log()
 
 
 def test_a_request_that_would_end_its_thread_takes_no_thread_away(server: Server) -> None:
