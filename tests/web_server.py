@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from penguindome.openpgp import DeviceKey
 from penguindome.paths import ROOT_VARIABLE, Paths
 from penguindome.times import utc_now
 from penguindome_server.store import Store, open_store
+from penguindome_tools.scratch_site import free_port
 
 START_SECONDS = 60
 PREFIX = "/penguindome/v1/"
@@ -40,13 +40,6 @@ def until(condition: Callable[[], Any], *, seconds: float = 60, what: str = "it"
             return result
         time.sleep(0.02)
     raise AssertionError(f"{what} did not happen within {seconds} s")
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def certificate(directory: Path, name: str) -> tuple[Path, Path]:
@@ -140,7 +133,7 @@ class Server:
         """SIGTERM; the exit status."""
         assert self.process is not None
         self.process.terminate()
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=60)
 
     def kill(self) -> None:
         """End the process and all that it started, however it is."""

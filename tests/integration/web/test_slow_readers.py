@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from penguindome_tools.scratch_site import free_port
 from published import publish
 from web_server import PREFIX, Server, certificate, until
 
@@ -44,10 +45,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The same with TLS on a second port, `ports[0]`."""
     root = tmp_path_factory.mktemp("secure")
     crt, key = certificate(root, "own")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    yield from serving(root, ports={port: {"certificate": str(crt), "key": str(key)}})
+    yield from serving(root, ports={free_port(): {"certificate": str(crt), "key": str(key)}})
 
 
 def serving(root: Path, **settings: object) -> Iterator[Server]:
