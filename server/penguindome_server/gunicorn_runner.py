@@ -201,7 +201,10 @@ class Master(Arbiter):  # type: ignore[misc]  # as above
         """Start a worker, or say why there is none. In the worker, this does not return."""
         try:
             return super().spawn_worker()  # type: ignore[no-any-return]  # as above
-        except (OSError, RuntimeError) as error:  # gunicorn raises the latter when the directory is gone
+        except Exception as error:
+            if os.getpid() != self.pid:
+                # A worker that fails even in saying why: what it must not do is to go on as another master.
+                os._exit(1 if self.app.has_served else self.WORKER_BOOT_ERROR)
             if not self.app.has_served:
                 raise
             log.error("a worker could not be started; those that run go on as they are: {}", error)

@@ -18,12 +18,18 @@ from web_server import PREFIX, START_SECONDS, Server, certificate, until
 
 FRAGILE = """
 from penguindome.paths import Paths
-from penguindome_server.gunicorn_runner import Server, serve
+from penguindome_server.gunicorn_runner import Logger, Server, serve
+
+def speechless(*_words):
+    raise OSError("no words")
 
 class Fragile(Server):
     def load(self):
         if (self.configuration.paths.root / "broken").exists():
             raise ValueError("this worker is broken")
+        if (self.configuration.paths.root / "speechless").exists():
+            Logger.info = Logger.exception = speechless
+            raise ValueError("this worker is speechless")
         application = super().load()
 
         def fragile(environ, start_response):
@@ -81,7 +87,7 @@ def test_once_one_has_served_a_worker_that_cannot_begin_is_followed_by_another(s
     until(lambda: process.poll() is not None or "this worker is broken" in server.log(), what="a broken worker")
     until(lambda: process.poll() is not None or "exited with code 1" in server.log(), what="its end")
     assert process.poll() is None, server.log()
-    assert server.answers()
+    until(server.answers, what="an answer")
     assert first[1] in server.workers()
     (server.paths.root / "broken").unlink()
     os.kill(first[1], signal.SIGKILL)
@@ -97,13 +103,26 @@ def test_a_first_start_that_no_worker_survives_ends_at_once_and_says_why(server:
     assert "this worker is broken" in server.log()
 
 
+def test_a_worker_that_fails_in_saying_why_ends_and_nobody_else(server: Server) -> None:
+    server.program = ("-c", FRAGILE)
+    server.start(workers=2)
+    process, first = server.process, server.workers()
+    assert process is not None
+    (server.paths.root / "speechless").touch()
+    os.kill(first[0], signal.SIGKILL)
+    until(lambda: process.poll() is not None or "exited with code 1" in server.log(), what="its end")
+    assert process.poll() is None, server.log()
+    assert first[1] in server.workers()
+    (server.paths.root / "speechless").unlink()
+    until(lambda: len(server.workers()) == 2 and server.answers(), what="another worker")
+    assert server.stop() == 0
+
+
 @contextmanager
 def no_more_files(pid: int) -> Iterator[None]:
     """Let a process open no file in this block."""
     limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    opened = {int(name.name) for name in Path(f"/proc/{pid}/fd").iterdir()}
-    lowest_free = min(set(range(len(opened) + 1)) - opened)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, limits[1]))
     try:
         yield
     finally:
@@ -120,7 +139,7 @@ def test_a_master_that_can_start_no_worker_goes_on_and_tries_again(server: Serve
             lambda: process.poll() is not None or "a worker could not be started;" in server.log(), what="the refusal"
         )
         assert process.poll() is None, server.log()
-        assert server.answers()
+        until(server.answers, what="an answer")
         assert server.workers() == first[1:]
     until(lambda: len(server.workers()) == 2, what="another worker")
     assert server.stop() == 0
@@ -162,8 +181,8 @@ def test_a_runtime_directory_that_is_full_costs_counts_and_no_process(server: Se
     assert "what this worker does is missing in the metrics: [Errno 28]" in server.log()
     (second,) = server.workers()
     for _ in range(20):
-        assert server.answers()
-    text = requests.get(f"{server.url}{PREFIX}metrics", timeout=10).text
+        until(server.answers, what="an answer")
+    text = requests.get(f"{server.url}{PREFIX}metrics", timeout=60).text
     assert 'penguindome_requests_total{endpoint="healthz",status="200"}' in text
     assert server.workers() == [second]
     filler.unlink()
@@ -179,6 +198,6 @@ def test_a_request_that_would_end_its_thread_takes_no_thread_away(server: Server
     server.start(workers=1, threads=1)
     for _ in range(3):
         with suppress(requests.ConnectionError):
-            requests.get(f"http://127.0.0.1:{server.port}/exit", timeout=10)
-    assert server.answers()
+            requests.get(f"http://127.0.0.1:{server.port}/exit", timeout=60)
+    until(server.answers, what="an answer")
     assert server.stop() == 0
