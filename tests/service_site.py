@@ -21,7 +21,8 @@ import requests
 
 from needs import require, require_program
 from penguindome.paths import ROOT_VARIABLE, Paths
-from web_server import PREFIX, free_port, until
+from penguindome_tools.scratch_site import free_port
+from web_server import PREFIX, until
 
 REPOSITORY = Path(__file__).parents[1]
 USER_ID = 64321

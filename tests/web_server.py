@@ -8,11 +8,10 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,12 +26,13 @@ from penguindome.openpgp import DeviceKey
 from penguindome.paths import ROOT_VARIABLE, Paths
 from penguindome.times import utc_now
 from penguindome_server.store import Store, open_store
+from penguindome_tools.scratch_site import free_port
 
 START_SECONDS = 60
 PREFIX = "/penguindome/v1/"
 
 
-def until(condition: Callable[[], Any], *, seconds: float = 20, what: str = "it") -> Any:
+def until(condition: Callable[[], Any], *, seconds: float = 60, what: str = "it") -> Any:
     """Poll until `condition` returns something true, and return that."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -40,13 +40,6 @@ def until(condition: Callable[[], Any], *, seconds: float = 20, what: str = "it"
             return result
         time.sleep(0.02)
     raise AssertionError(f"{what} did not happen within {seconds} s")
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def certificate(directory: Path, name: str) -> tuple[Path, Path]:
@@ -70,6 +63,7 @@ class Server:
         self.port = free_port()
         self.server_key = DeviceKey.generate("server")
         self.enrolment_key = DeviceKey.generate("enrolment")
+        self.program: Sequence[str] = ("-m", "penguindome_server")
         self.process: subprocess.Popen[bytes] | None = None
         self._store: Store | None = None
         self.settings: dict[str, Any] = {
@@ -109,7 +103,7 @@ class Server:
         environment = {**os.environ, ROOT_VARIABLE: str(self.paths.root), "PYTHONUNBUFFERED": "1"}
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "penguindome_server"],
+                [sys.executable, *self.program],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True,
             )  # fmt: skip
         return self.process
@@ -139,7 +133,7 @@ class Server:
         """SIGTERM; the exit status."""
         assert self.process is not None
         self.process.terminate()
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=60)
 
     def kill(self) -> None:
         """End the process and all that it started, however it is."""

@@ -15,6 +15,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -145,8 +146,9 @@ def forget(directory: Path, act_ids: Sequence[str]) -> None:
         if path.stem.rpartition("-")[2] in told:
             path.unlink(missing_ok=True)
     for path in directory.glob("*.new"):
-        if path.stat().st_mtime < time.time() - _LEFT_OVER_SECONDS:
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # it has its other name now
+            if path.stat().st_mtime < time.time() - _LEFT_OVER_SECONDS:
+                path.unlink()
 
 
 def _files(directory: Path) -> list[Path]:
@@ -168,18 +170,21 @@ def _is_under_way(path: Path) -> bool:
 
 
 def _read(path: Path) -> Act | None:
-    """The act of a file; None when not even its beginning is whole: then nothing had been done."""
+    """The act of a file; None when not even its beginning is whole, or it has been discarded: then nothing was done."""
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return None
     known: dict[str, Any] = {}
     targets: dict[str, None] = {}
     details: dict[str, Any] = {}
-    with path.open("rb") as lines:
-        for line in lines:
-            record = _record(line)
-            if record is None:
-                continue
-            targets.update(dict.fromkeys(record.pop("targets", ())))
-            details.update(record.pop("details", {}))
-            known.update(record)
+    for line in lines:
+        record = _record(line)
+        if record is None:
+            continue
+        targets.update(dict.fromkeys(record.pop("targets", ())))
+        details.update(record.pop("details", {}))
+        known.update(record)
     if not {"act_id", "act", "who", "host", "begun_at"} <= known.keys():
         return None
     return Act(

@@ -31,8 +31,8 @@ _REASONS = {
 class Connection:
     """A connection of one client.
 
-    `buffer` holds what came and was not handed on yet; `started` is when the request in it began to come, or when
-    waiting for one began.
+    `buffer` holds what came and was not handed on yet; `started` is when its first byte came since the connection was
+    made or answered, be it only one of the empty lines that may precede a request.
     """
 
     __slots__ = (
@@ -52,14 +52,14 @@ class Connection:
         "started",
     )
 
-    def __init__(self, sock: socket.socket, peer: Any, server: Any, *, limit: int, now: float) -> None:
+    def __init__(self, sock: socket.socket, peer: Any, server: Any, *, limit: int) -> None:
         self.sock = sock
         self.peer = peer
         self.server = server
         self.limit = limit
         self.buffer = bytearray()
         self.framing = Framing(limit)
-        self.started = now
+        self.started: float | None = None
         self.handshaking = isinstance(sock, ssl.SSLSocket)
         self.lingering = False
         # Whoever connected a moment ago is about to ask; who was answered and asks nothing can connect anew.
@@ -101,6 +101,7 @@ class Connection:
 
     def deadline(self, request_seconds: float) -> float:
         """Until when the rest of the request that has begun must be here."""
+        assert self.started is not None
         return self.started + request_seconds + min(len(self.buffer) / SLOWEST_BYTES_PER_SECOND, LONGEST_EXTENSION)
 
     @property

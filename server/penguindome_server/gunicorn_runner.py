@@ -1,18 +1,25 @@
 """Runs the application under gunicorn: a master that reads settings and keeps workers alive, and workers that serve.
 
-The master reads and checks everything that comes from files; workers get it by the fork, and open the store themselves.
-On SIGHUP the master reads it all again and replaces the workers one generation by the next; what cannot be read leaves
-the old in force. Where it listens (`listen.*`, and which ports there are) is fixed for the life of the master.
+The master reads and checks everything that comes from files, certificates and their keys too; workers get it by the
+fork, and open the store themselves: a file that is torn just now keeps no worker from beginning. On SIGHUP the master
+reads it all again and replaces the workers one generation by the next; what cannot be read leaves the old in force.
+Where it listens (`listen.*`, and which ports there are) is fixed for the life of the master.
+
+A first start that fails ends at once and says why. Once a worker has served, the master outlives whatever keeps others
+from beginning, and goes on trying.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import resource
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # gunicorn carries no types
@@ -26,10 +33,11 @@ from penguindome.paths import Paths
 from penguindome_server import running
 from penguindome_server.deferred_store import DeferredStore
 from penguindome_server.listening import BACKLOG, listen_all
-from penguindome_server.metrics_directory import prepare_directory, worker_ended
+from penguindome_server.metrics_directory import make_room, prepare_directory, worker_ended
 from penguindome_server.ports import Port, ports_of
 from penguindome_server.services import Configuration, Services, load_configuration
 from penguindome_server.tls import port_context
+from penguindome_server.worker import PAUSE_SECONDS
 
 if TYPE_CHECKING:
     from penguindome_server.web import Web
@@ -49,7 +57,7 @@ def serve(paths: Paths, server: type[Server] | None = None) -> None:
     configuration = load_configuration(paths)
     settings = configuration.settings
     ports = ports_of(settings)
-    _contexts(ports)
+    contexts = _contexts(ports)
     listeners = listen_all(settings["listen.address"], [port.number for port in ports])
     logging.configure(settings, component="server", paths=paths)
     for port in ports:
@@ -60,8 +68,8 @@ def serve(paths: Paths, server: type[Server] | None = None) -> None:
     _raise_file_limit()
     ensure_directory(paths.runtime, 0o755)
     running.hold(paths)
-    prepare_directory(paths.runtime / "metrics")
-    Arbiter((server or Server)(configuration, ports, listeners)).run()
+    prepare_directory(_metrics_directory(paths))
+    Master((server or Server)(configuration, ports, contexts, listeners)).run()
 
 
 def check(paths: Paths) -> None:
@@ -72,9 +80,19 @@ def check(paths: Paths) -> None:
 class Server(BaseApplication):  # type: ignore[misc]  # as above
     """What gunicorn asks for its configuration, and each worker for its application."""
 
-    def __init__(self, configuration: Configuration, ports: Sequence[Port], listeners: Sequence[socket.socket]) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        ports: Sequence[Port],
+        contexts: Sequence[ssl.SSLContext | None],
+        listeners: Sequence[socket.socket],
+    ) -> None:
         self.configuration = configuration
+        self.tls_contexts = tuple(contexts)
+        """In the order of the sockets; None for plain HTTP."""
         self._ports = tuple(ports)
+        # Memory that the master and all workers share.
+        self._has_served = mmap.mmap(-1, 1)
         self._descriptors = [listener.detach() for listener in listeners]
         self._web: Web | None = None
         super().__init__()
@@ -92,6 +110,10 @@ class Server(BaseApplication):  # type: ignore[misc]  # as above
             "keepalive": int(settings["timeouts.keepalive"].total_seconds()),
             "timeout": HUNG_SECONDS,
             "graceful_timeout": GRACEFUL_SECONDS,
+            # Where each worker shows that it lives: on no disk, or workers would be killed because that stalls.
+            "worker_tmp_dir": str(self.configuration.paths.runtime),
+            # gunicorn leaves this behind in the master when that file cannot be made.
+            "umask": 0o077,
             "limit_request_line": 4094,
             "limit_request_fields": 64,
             "limit_request_field_size": 8190,
@@ -115,11 +137,11 @@ class Server(BaseApplication):  # type: ignore[misc]  # as above
             configuration = load_configuration(self.configuration.paths)
             now = {port.number: port for port in ports_of(configuration.settings)}
             ports = tuple(now.get(port.number, port) for port in self._ports)
-            _contexts(ports)
+            contexts = _contexts(ports)
         except PenguinDomeError as error:
             log.error("the settings were not read again: {}", f"{error}; {error.hint}" if error.hint else error)
             return
-        self.configuration, self._ports = configuration, ports
+        self.configuration, self._ports, self.tls_contexts = configuration, ports, tuple(contexts)
         logging.configure(configuration.settings, component="server", paths=configuration.paths)
         for warning in configuration.settings.warnings:
             log.warning("{}", warning)
@@ -132,19 +154,22 @@ class Server(BaseApplication):  # type: ignore[misc]  # as above
         # Imported here, after the directory of the metrics is known; and the master does without Flask.
         from penguindome_server.application import create_application
 
+        make_room(_metrics_directory(self.configuration.paths))
         store = DeferredStore(self.configuration.settings["database.uri"])
         application = create_application(Services.of(self.configuration, store))
         self._web = application.extensions["penguindome"]
         return application
 
-    def tls_contexts(self) -> list[ssl.SSLContext | None]:
-        """The contexts of a worker, in the order of its sockets; None for plain HTTP."""
-        return _contexts(self._ports)
+    @property
+    def has_served(self) -> bool:
+        """Whether any worker of this master has ever begun to serve."""
+        return self._has_served[0] != 0
 
     def worker_begins(self) -> None:
         """Start what runs beside the requests of a worker."""
         if self._web is not None:
             self._web.polls.start()
+        self._has_served[0] = 1
 
     def worker_ends(self) -> None:
         """Write what is left in memory, and close the store."""
@@ -155,9 +180,36 @@ class Server(BaseApplication):  # type: ignore[misc]  # as above
 
     def _child_ended(self, _arbiter: Any, worker: Any) -> None:
         try:
-            worker_ended(self.configuration.paths.runtime / "metrics", worker.pid)
+            worker_ended(_metrics_directory(self.configuration.paths), worker.pid)
         except OSError as error:
-            log.warning("the counts of a worker that ended are lost: {}", error)
+            log.warning("the counts of a worker that ended stay as they are: {}", error)
+
+
+class Master(Arbiter):  # type: ignore[misc]  # as above
+    """gunicorn's master, which ends for no worker that it cannot start once others have served."""
+
+    def __init__(self, server: Server) -> None:
+        self._not_before = 0.0
+        super().__init__(server)
+
+    def spawn_workers(self) -> None:
+        """Start the workers that are missing, unless the last one could not be started a moment ago."""
+        if time.monotonic() >= self._not_before:
+            super().spawn_workers()
+
+    def spawn_worker(self) -> int | None:
+        """Start a worker, or say why there is none. In the worker, this does not return."""
+        try:
+            return super().spawn_worker()  # type: ignore[no-any-return]  # as above
+        except Exception as error:
+            if os.getpid() != self.pid:
+                # A worker that fails even in saying why: what it must not do is to go on as another master.
+                os._exit(1 if self.app.has_served else self.WORKER_BOOT_ERROR)
+            if not self.app.has_served:
+                raise
+            log.error("a worker could not be started; those that run go on as they are: {}", error)
+            self._not_before = time.monotonic() + PAUSE_SECONDS
+            return None
 
 
 class Logger(BaseLogger):  # type: ignore[misc]  # as above
@@ -193,6 +245,10 @@ def _worker_ends(_arbiter: Any, worker: Any) -> None:
 
 def _contexts(ports: Sequence[Port]) -> list[ssl.SSLContext | None]:
     return [port_context(port) for port in ports]
+
+
+def _metrics_directory(paths: Paths) -> Path:
+    return paths.runtime / "metrics"
 
 
 def _described(port: Port) -> str:

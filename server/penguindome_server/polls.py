@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from penguindome.errors import PenguinDomeError
 from penguindome.logging import get_logger
-from penguindome_server.store import Document, Store
+from penguindome_server.store import Document, Store, StoreUnavailable
 
 log = get_logger(__name__)
 
@@ -75,8 +74,8 @@ class Polls:
         self.flush(everything=True)
 
     def flush(self, *, everything: bool = False) -> None:
-        """Write the polls of clients that were not written in the last minute, or all. What the store cannot take now
-        stays for later.
+        """Write the polls of clients that were not written in the last minute, or all. While the store is away, they
+        stay for later; one that cannot be written is dropped, and keeps no other client's back.
         """
         now = self._monotonic()
         with self._lock:
@@ -87,14 +86,29 @@ class Polls:
         for start in range(0, len(clients), TOGETHER):
             part = clients[start : start + TOGETHER]
             try:
-                self._write(part)
-            except PenguinDomeError as error:
+                self._write_all(part)
+            except StoreUnavailable as error:
                 log.warning("the times at which clients were seen could not be written: {}", error)
                 with self._lock:
                     self._waiting = {**dict(clients[start:]), **self._waiting}
                 return
             with self._lock:
                 self._written.update((client, now) for client, _ in part)
+
+    def _write_all(self, part: list[tuple[str, Poll]]) -> None:
+        """Write them together, or one by one when that fails. Raises StoreUnavailable."""
+        try:
+            self._write(part)
+        except StoreUnavailable:
+            raise
+        except Exception:
+            for client_id, poll in part:
+                try:
+                    self._write([(client_id, poll)])
+                except StoreUnavailable:
+                    raise
+                except Exception:
+                    log.exception("when the client {} was seen cannot be written", client_id)
 
     def _write(self, part: list[tuple[str, Poll]]) -> None:
         collection = self._store.collection("clients")

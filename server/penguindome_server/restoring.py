@@ -7,6 +7,8 @@ from typing import Any
 
 from penguindome_server.store import Document, Store
 
+NOTE = "restoring.json"
+"""The file beside the directory of the keys that is there from the first change of a restore to its last."""
 RELEASES = "releases"
 """`_id` of the document of `server_state` whose `floor` no new release may have a number below."""
 MARGIN = 100

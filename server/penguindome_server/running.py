@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from penguindome.errors import PenguinDomeError
 from penguindome.paths import Paths
+from penguindome_server import restoring
 
 NAME = "server.lock"
 
@@ -31,7 +32,8 @@ class BeingRestored(PenguinDomeError):
 def hold(paths: Paths) -> int:
     """Say that the server runs, for as long as the returned descriptor is open here or in a process that was forked.
 
-    Raises BeingRestored, or OSError. `paths.runtime` must be there.
+    Raises BeingRestored while a backup is being restored, and after a restore that was interrupted: what the server
+    acknowledged then, the next one would replace. Raises OSError. `paths.runtime` must be there.
     """
     descriptor = os.open(paths.runtime / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -39,6 +41,11 @@ def hold(paths: Paths) -> int:
     except BlockingIOError as error:
         os.close(descriptor)
         raise BeingRestored("the server is being restored from a backup", hint="start it when that is done") from error
+    if (paths.keys.parent / restoring.NOTE).exists():
+        os.close(descriptor)
+        raise BeingRestored(
+            "a restore of a backup was interrupted", hint="give `penguindome restore` with that backup again"
+        )
     return descriptor
 
 

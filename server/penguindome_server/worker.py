@@ -16,8 +16,10 @@ import gc
 import os
 import queue
 import selectors
+import signal
 import socket
 import ssl
+import sys
 import threading
 import time
 from typing import Any
@@ -39,6 +41,7 @@ LINGER_SECONDS = 5.0
 ACCEPT_AT_ONCE = 4
 HALF_REQUEST_SECONDS = 3.0
 GARBAGE_THRESHOLD = 20_000
+PAUSE_SECONDS = 5
 TOO_MANY_READERS = BadRequest(503, "overloaded", "too many downloads at once")
 
 
@@ -48,13 +51,29 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
     alive: bool
 
     def init_process(self) -> None:
-        """Make what belongs to this process, and serve."""
+        """Make what belongs to this process, and serve.
+
+        When that fails although others could, end as any other worker ends, and not too soon: another one tries again.
+        gunicorn would take the master and all workers along.
+        """
+        try:
+            self._begin()
+        except Exception:
+            if self.booted or not self.app.has_served:
+                raise
+            log.exception("a worker could not begin; another one tries in {} s", PAUSE_SECONDS)
+            for told_to_end in (signal.SIGTERM, signal.SIGQUIT):
+                signal.signal(told_to_end, signal.SIG_DFL)
+            time.sleep(PAUSE_SECONDS)
+            sys.exit(1)
+
+    def _begin(self) -> None:
         settings = self.app.configuration.settings
         self._request_seconds: float = settings["timeouts.request"].total_seconds()
         self._idle_seconds: float = settings["timeouts.keepalive"].total_seconds()
         # Form and multipart encoding add little to what the application accepts as a body.
         self._body_limit: int = settings["limits.body_bytes"]
-        self._tls: dict[Any, ssl.SSLContext | None] = dict(zip(self.sockets, self.app.tls_contexts(), strict=True))
+        self._tls: dict[Any, ssl.SSLContext | None] = dict(zip(self.sockets, self.app.tls_contexts, strict=True))
         self._poller = selectors.DefaultSelector()
         self._calls = PollableMethodQueue()
         self._ready: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
@@ -165,9 +184,8 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
         except OSError:
             sock.close()
             return
-        now = time.monotonic()
-        connection = Connection(sock, peer, server, limit=self._body_limit, now=now)
-        self._wait_for(connection, now + self._request_seconds)
+        connection = Connection(sock, peer, server, limit=self._body_limit)
+        self._wait_for(connection, time.monotonic() + self._request_seconds)
         if not connection.handshaking:
             # Most often the request came with the connection.
             self._on_readable(connection)
@@ -199,7 +217,6 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
         self._on_readable(connection)
 
     def _on_readable(self, connection: Connection) -> None:
-        had_bytes = bool(connection.buffer)
         try:
             alive = connection.receive()
         except OSError:
@@ -207,7 +224,7 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
         if not alive and (connection.lingering or not connection.buffer):
             self._drop(connection)
         elif connection.buffer:
-            if not had_bytes:
+            if connection.started is None:
                 connection.started = time.monotonic()
             self._advance(connection, alive=alive)
 
@@ -301,8 +318,19 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
 
     def _serve(self) -> None:
         while (connection := self._ready.get()) is not None:
-            self._answers.answer(connection)
-            self._calls.defer(self._answered, connection)
+            try:
+                self._answers.answer(connection)
+            except BaseException:
+                # Whatever it is, SystemExit too: without its thread, the worker would accept requests and answer none.
+                log.exception("a request was not answered")
+                self._calls.defer(self._not_answered, connection)
+            else:
+                self._calls.defer(self._answered, connection)
+
+    def _not_answered(self, connection: Connection) -> None:
+        """In the loop again, without an answer."""
+        self._answering.discard(connection)
+        self._let_go(connection)
 
     def _answered(self, connection: Connection) -> None:
         """In the loop again, with an answer: send what is left of it as its reader takes it."""
@@ -352,9 +380,10 @@ class Worker(BaseWorker):  # type: ignore[misc]  # as above
         outgoing.close()
         connection.outgoing = None
         self._account(connection)
-        connection.started = time.monotonic()
+        now = time.monotonic()
+        connection.started = now if connection.buffer else None
         try:
-            self._wait_for(connection, connection.started + self._idle_seconds)
+            self._wait_for(connection, now + self._idle_seconds)
         except (OSError, ValueError):
             self._let_go(connection)
             return

@@ -177,10 +177,7 @@ def one_line(text: str) -> str:
     r"""The text with everything that could act on a terminal or end a line escaped: `\n`, `\x1b`, `\u202e`."""
     if text.isprintable():
         return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 class _Route:

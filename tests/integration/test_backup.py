@@ -15,6 +15,8 @@ import pytest
 
 from administered import AdministeredSite, parsed, penguindome, runs
 from needs import require
+from penguindome import json
+from penguindome.files import write_atomically
 from penguindome.openpgp import DeviceKey
 from penguindome.paths import ROOT_VARIABLE, Paths
 from penguindome.server_keyring import ServerKeyring
@@ -23,7 +25,7 @@ from penguindome_server.store import open_store
 from penguindome_tools import restore
 from penguindome_tools.cli import main
 from penguindome_tools.key_rotation import statements
-from web_server import Device
+from web_server import Device, until
 
 PASSPHRASE = "correct horse 🐴"
 CANARY = b"nobody but root may read this"
@@ -317,6 +319,20 @@ def test_a_server_does_not_start_while_it_is_being_restored(site: AdministeredSi
         process = site.server.spawn()
         assert process.wait(60) != 0
     assert "is being restored" in site.server.log()
+    site.server.start()
+
+
+def test_a_server_does_not_start_on_a_restore_that_was_interrupted(site: AdministeredSite) -> None:
+    note = site.paths.keys.parent / restore.NOTE
+    write_atomically(note, json.dumps({"backup": "some"}))
+    site.server.write_settings()
+    process = site.server.spawn()
+    until(lambda: process.poll() is not None or site.server.answers(), what="its end")
+    assert process.poll() == 1
+    assert (
+        "a restore of a backup was interrupted; give `penguindome restore` with that backup again" in site.server.log()
+    )
+    note.unlink()
     site.server.start()
 
 

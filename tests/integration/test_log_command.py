@@ -232,16 +232,21 @@ def begun(paths: Paths, *words: str) -> subprocess.Popen[bytes]:
     return process
 
 
+def duration(process: subprocess.Popen[bytes]) -> float:
+    """How long a command takes whose act has begun."""
+    started = time.monotonic()
+    assert process.wait(60) == 0
+    return time.monotonic() - started
+
+
 @pytest.mark.timeout(300)
 def test_acts_that_are_killed_at_any_instant_are_told_and_leave_a_log_that_verifies(
     site: Store, paths: Paths, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kills = 50 if needs.testing_all() else 12
     chance = random.Random(5)
-    process = begun(paths, "issues", "open", "laptop", "whole")
-    started = time.monotonic()
-    assert process.wait(30) == 0
-    takes = time.monotonic() - started
+    # The shortest of several: one that the machine held up would have the others end before they are killed.
+    takes = min(duration(begun(paths, "issues", "open", "laptop", f"whole{number}")) for number in range(3))
     killed = 0
     for number in range(kills):
         with begun(paths, "issues", "open", "laptop", f"lost{number}") as process:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import stat
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -233,3 +235,23 @@ def test_a_line_that_was_not_written_whole_does_not_spoil_the_others(tmp_path: P
 def test_what_was_called_off_leaves_nothing(tmp_path: Path) -> None:
     ActFile.begin(tmp_path, BEGINNING).discard()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_acts_that_come_and_go_meanwhile_disturb_nobody(tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    def begin_and_discard() -> None:
+        while not ended.is_set():
+            ActFile.begin(tmp_path, BEGINNING).discard()
+
+    with ThreadPoolExecutor(2) as pool:
+        others = [pool.submit(begin_and_discard) for _ in range(2)]
+        try:
+            for _ in range(4000):
+                assert list(waiting_acts(tmp_path)) == []
+                acts_under_way(tmp_path)
+                forget(tmp_path, [])
+        finally:
+            ended.set()
+        for other in others:
+            other.result()

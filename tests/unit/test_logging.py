@@ -329,3 +329,14 @@ def test_importing_the_package_imports_nothing_else() -> None:
     script = "import sys, penguindome; print(*(name for name in sys.modules if name.startswith('penguindome.')))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_a_process_that_can_open_no_file_escapes_its_records_all_the_same() -> None:
+    program = (
+        "import resource, sys\n"
+        "from penguindome.logging import one_line\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+        "sys.stdout.write(one_line('\\n\\x1b\\x85\\u202e\\ud800\\U000e0001'))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, rb"\n\x1b\x85\u202e\ud800\U000e0001"), done.stderr

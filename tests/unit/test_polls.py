@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -88,6 +89,30 @@ def test_polls_wait_while_the_store_is_away(sqlite_uri: str) -> None:
     polls.flush()
     assert client(store)["last_seen_at"] == NOW
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("document", "version"),
+    [({"last_seen_at": "yesterday"}, "1"), ({"last_seen_at": NOW - timedelta(days=1)}, "\ud800")],
+    ids=["a document that cannot be compared", "a poll that the store refuses"],
+)
+def test_one_client_that_cannot_be_written_keeps_no_other_ones_back(
+    sqlite_store: Store, document: Document, version: str
+) -> None:
+    clients = sqlite_store.collection("clients")
+    names = ["a", "b", "c"]
+    for name in names:
+        clients.insert({"_id": name, "state": "enrolled", **(document if name == "b" else {})})
+    polls = Polls(sqlite_store)
+    for minute in (0, 1):
+        for name in names:
+            seen = poll(minutes=minute)
+            polls.note(name, replace(seen, package_version=version) if name == "b" else seen)
+        polls.flush(everything=True)
+        assert [(clients.get(name) or {})["last_seen_at"] for name in ("a", "c")] == [
+            NOW + timedelta(minutes=minute)
+        ] * 2
+    assert clients.get("b") == {"_id": "b", "_version": 1, "state": "enrolled", **document}
 
 
 def test_a_store_that_is_away_is_not_asked_again_at_once() -> None:

@@ -151,7 +151,7 @@ def test_any_other_server_can_send_a_region_too(tmp_path: Path) -> None:
 
 
 def reading(pair: tuple[socket.socket, socket.socket], outgoing: Outgoing) -> Connection:
-    connection = Connection(pair[0], ("127.0.0.1", 1), ("127.0.0.1", 2), limit=1000, now=0)
+    connection = Connection(pair[0], ("127.0.0.1", 1), ("127.0.0.1", 2), limit=1000)
     connection.outgoing = outgoing
     return connection
 

@@ -13,7 +13,7 @@ from web_server import PREFIX, Device, Server, refused, until
 
 
 def scrape(server: Server, **options: object) -> requests.Response:
-    return requests.get(f"{server.url}{PREFIX}metrics", timeout=10, **options)  # type: ignore[arg-type]  # passed through
+    return requests.get(f"{server.url}{PREFIX}metrics", timeout=60, **options)  # type: ignore[arg-type]  # passed through
 
 
 def value(server: Server, sample: str) -> float:

@@ -15,7 +15,8 @@ import pytest
 import requests
 
 from penguindome.paths import ROOT_VARIABLE
-from web_server import PREFIX, Device, Server, certificate, free_port, until
+from penguindome_tools.scratch_site import free_port
+from web_server import PREFIX, START_SECONDS, Device, Server, certificate, until
 
 
 def healthy(port: int, crt: Path | None = None) -> bool:
@@ -57,7 +58,7 @@ def test_each_port_has_the_tls_that_its_settings_name(server: Server) -> None:
     ports = {second: {"certificate": str(new), "key": str(new_key)}, plain: {}}
     server.write_settings(tls__certificate=str(old), tls__key=str(old_key), ports=ports, workers=1)
     server.spawn()
-    until(lambda: healthy(first, old), what="start")
+    until(lambda: healthy(first, old), seconds=START_SECONDS, what="start")
     assert healthy(second, new)
     assert healthy(plain)
     assert not healthy(second, old)
@@ -105,7 +106,7 @@ def test_a_new_certificate_is_taken_by_a_reload(server: Server) -> None:
     crt, key = certificate(server.paths.root, "first")
     server.write_settings(tls__certificate=str(crt), tls__key=str(key), workers=1)
     server.spawn()
-    until(lambda: healthy(server.port, crt), what="start")
+    until(lambda: healthy(server.port, crt), seconds=START_SECONDS, what="start")
     second, second_key = certificate(server.paths.root, "second")
     reload(server, tls__certificate=str(second), tls__key=str(second_key))
     until(lambda: healthy(server.port, second), what="the new certificate")
@@ -131,7 +132,7 @@ def test_a_key_comes_from_systemds_credentials_before_its_file(server: Server, m
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
     server.write_settings(tls__certificate=str(crt), tls__key=str(key), workers=1)
     server.spawn()
-    until(lambda: healthy(server.port, crt), what="start")
+    until(lambda: healthy(server.port, crt), seconds=START_SECONDS, what="start")
     certificate(server.paths.root, "site")
     assert server.process is not None
     server.process.send_signal(signal.SIGHUP)

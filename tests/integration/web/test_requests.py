@@ -71,13 +71,13 @@ def test_both_prefixes_both_forms_and_gzip_are_understood(device: Device) -> Non
     fields = {"data": data, "signature": device.key.sign(data)}
     for prefix in (PREFIX, "/PenguinDome/v1/"):
         url = f"{device.server.url}{prefix}update"
-        assert requests.post(url, data=fields, timeout=10).json() == nothing_new(device)
+        assert requests.post(url, data=fields, timeout=60).json() == nothing_new(device)
         body, content_type = encode_multipart_formdata(dict(fields))
-        assert requests.post(url, data=body, headers={"Content-Type": content_type}, timeout=10).json() == nothing_new(
+        assert requests.post(url, data=body, headers={"Content-Type": content_type}, timeout=60).json() == nothing_new(
             device
         )
         headers = {"Content-Type": content_type, "Content-Encoding": "gzip"}
-        assert requests.post(url, data=gzip.compress(body), headers=headers, timeout=10).json() == nothing_new(device)
+        assert requests.post(url, data=gzip.compress(body), headers=headers, timeout=60).json() == nothing_new(device)
         headers = {"Content-Type": content_type}
         assert requests.post(
             url, data=iter([body[:100], body[100:]]), headers=headers, timeout=10
@@ -270,16 +270,16 @@ def test_other_paths_and_methods_are_refused_in_json(
     session = requests.Session()
     request = requests.Request(method, shared_server.url + path).prepare()
     request.method, request.url = method, shared_server.url + path
-    refused(session.send(request, timeout=10), status, code)
+    refused(session.send(request, timeout=60), status, code)
 
 
 @pytest.mark.parametrize("headers", [{f"X-{n}": "y" for n in range(90)}, {"X": "y" * 9000}, {"X": "y" * 40_000}])
 def test_too_many_or_long_headers_are_refused_in_json(shared_server: Server, headers: dict[str, str]) -> None:
-    refused(requests.get(f"{shared_server.url}{PREFIX}healthz", headers=headers, timeout=10), 431, "malformed")
+    refused(requests.get(f"{shared_server.url}{PREFIX}healthz", headers=headers, timeout=60), 431, "malformed")
 
 
 def test_the_health_check_tells_nothing_but_ok(shared_server: Server) -> None:
-    answer = requests.get(f"{shared_server.url}{PREFIX}healthz", timeout=10)
+    answer = requests.get(f"{shared_server.url}{PREFIX}healthz", timeout=60)
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 

@@ -139,7 +139,7 @@ def test_changed_settings_count_after_a_reload_and_wrong_ones_do_not(server: Ser
 
 def test_a_server_does_not_start_when_its_settings_name_nobody(server: Server) -> None:
     server.write_settings(server_auth__pipe_create__groups=["nobody"])
-    assert server.spawn().wait(timeout=30) != 0
+    assert server.spawn().wait(timeout=60) != 0
     line = (
         (server.paths.settings / "server.yml")
         .read_text()

