@@ -44,6 +44,12 @@ def test_people_are_local_accounts_with_a_number_of_login_defs(etc: Path) -> Non
     assert names(etc) == ["bob", "high", "higher"]
 
 
+@pytest.mark.parametrize("character", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
+def test_nobody_hides_behind_what_he_calls_himself(etc: Path, character: str) -> None:
+    (etc / "passwd").write_text(PASSWD.replace("Alice,,,", f"Alice,{character},,"))
+    assert names(etc) == ["alice", "bob", "high"]
+
+
 def test_a_range_that_is_nonsense_never_takes_root_or_nobody(etc: Path) -> None:
     (etc / "login.defs").write_text("UID_MIN 0\nUID_MAX 70000\n")
     assert not {"root", "nobody", "nfsnobody"} & set(names(etc))
