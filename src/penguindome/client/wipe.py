@@ -139,7 +139,9 @@ class Wiping:
 
     def destroy_keys(self) -> bool:
         """The keys of all encrypted disks; says whether there were any that are gone now."""
-        found = luks.devices()
+        found, elsewhere = luks.devices(self._mounted)
+        if elsewhere:
+            self._step("network disks", lambda: f"left alone: {', '.join(elsewhere)}")
         if not found:
             self._step("encrypted disks", lambda: None)
         done = [self._step(f"keys of {device}", partial(luks.erase, device)) for device in found]
