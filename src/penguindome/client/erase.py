@@ -14,10 +14,13 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 
 from penguindome.client.detaching import detach_in, mount_number
 
 SHOWN = 20
+NAMES_AT_ONCE = 100_000
+"""Somebody may have as many files in a directory as the machine has no memory for."""
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PLACE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -50,6 +53,8 @@ class _Level:
     inode: int
     mount: int
     names: list[str]
+    # How much had gone when `names` was read, of a directory that has more.
+    gone: int | None = None
     again: int = 0
 
 
@@ -110,6 +115,8 @@ class _Eraser:
                 level = self.levels[-1]
                 if level.names:
                     self._remove(level.names.pop())
+                elif level.gone is not None and level.gone < self.result.gone:
+                    self._list(level, self.current)
                 elif len(self.levels) == 1 or not self._up():
                     break
         finally:
@@ -155,15 +162,21 @@ class _Eraser:
         device, inode, mount = _identity(inner)
         if device != above.device and inode == _SUBVOLUME_INODE:
             _make_writable(inner)
+        level = _Level(name, device, inode, mount, [])
         try:
-            names = os.listdir(inner)
+            self._list(level, inner)
         except OSError as error:
             os.close(inner)
             self.result.leave(self._where(name), str(error.strerror))
             return
         os.close(self.current)
         self.current = inner
-        self.levels.append(_Level(name, device, inode, mount, names))
+        self.levels.append(level)
+
+    def _list(self, level: _Level, directory: int) -> None:
+        with os.scandir(directory) as entries:
+            level.names = [entry.name for entry in islice(entries, NAMES_AT_ONCE)]
+        level.gone = self.result.gone if len(level.names) == NAMES_AT_ONCE else None
 
     def _open(self, name: str, above: _Level) -> int:
         place = os.open(name, _PLACE, dir_fd=self.current)

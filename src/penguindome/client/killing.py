@@ -25,7 +25,9 @@ def kill(users: Sequence[int], others: Iterable[range] = ()) -> tuple[int, list[
     deadline = time.monotonic() + PATIENCE
     while True:
         for user in users:
-            _kill_at_once(user)
+            # He may have left no room for another process.
+            with suppress(OSError):
+                _kill_at_once(user)
         running = _running(ranges)
         for number in running:
             with suppress(ProcessLookupError):

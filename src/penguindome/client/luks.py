@@ -36,7 +36,11 @@ def devices(
         fields = line.split()
         if len(fields) == 4 and fields[0].isdigit():
             path = dev / fields[3]
-            if why := _elsewhere(fields[3].replace("/", "!"), mounts, sysfs):
+            try:
+                why = _elsewhere(fields[3].replace("/", "!"), mounts, sysfs)
+            except OSError as error:
+                why = str(error)
+            if why:
                 elsewhere.append(f"{path} ({why})")
                 continue
             with suppress(OSError), path.open("rb", buffering=0) as device:
