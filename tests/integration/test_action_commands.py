@@ -565,6 +565,14 @@ def test_a_client_is_revoked_when_its_wipe_has_ended_and_what_else_waits_is_show
     assert "the wipe" not in said
 
 
+def test_what_waits_for_a_client_that_is_replaced_is_shown(site: Site) -> None:
+    batch_id = site.run("wipe", "laptop", "--reason", "stolen", "--confirm", "laptop").strip()
+    enrol(site.store, "D" * 40, "laptop", state="pending")
+    site.run("clients", "approve", "DDDD", "--replaces", "laptop", status=2)
+    assert f"the wipe {batch_id[:12]} (pending) waits for it" in site.stderr
+    assert {delivery["state"] for delivery in site.find("deliveries")} == {"pending"}
+
+
 def test_a_wipe_of_a_client_that_is_gone_says_what_became_of_it(site: Site) -> None:
     for number, (state, hint) in enumerate(
         (("revoked", "wiped first"), ("rejected", "wiped first"), ("replaced", A), ("pending", "clients approve"))

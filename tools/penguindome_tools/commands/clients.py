@@ -121,6 +121,7 @@ def approve_command(context: Context, *, client: str, replaces: str | None, yes:
     if others:
         confirm(f"Enrol {_described(document)} beside it?", yes=yes)
     if old is not None:
+        _show_waiting(context, old, cancel_wipe=True)
         confirm(f"Let {_described(document)} replace {_described(old)}?", yes=yes)
     after = approve(context.store, document["_id"], who=context.who, now=context.clock(), replaces=old_id)
     click.echo(f"{_described(after)}")
