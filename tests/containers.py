@@ -141,6 +141,11 @@ class Machine:
         self.run("systemctl", "--no-block", "poweroff")
         self._process.wait(90)
 
+    @property
+    def is_off(self) -> bool:
+        """Whether it has been switched off, or was never started."""
+        return self._process is None or self._process.poll() is not None
+
     def kill(self) -> None:
         """End it as a power cut does."""
         process = self._process

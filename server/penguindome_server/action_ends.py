@@ -51,6 +51,14 @@ def cancel(
     return outcome
 
 
+def open_for_client(store: Store, client_id: str, *, now: datetime) -> list[Document]:
+    """What a client has still to be given, or to do: `kind`, `action_id`, `state`."""
+    where = {"client_id": client_id, "state": {"$in": list(OPEN_STATES)}}
+    found = store.collection("deliveries").find(where, fields=("kind", "action_id", "state", "expires_at"))
+    # The audit ends those that are over.
+    return [one for one in found if not isinstance(one.get("expires_at"), datetime) or one["expires_at"] > now]
+
+
 def cancel_for_client(store: Store, client_id: str, *, who: str, now: datetime) -> int:
     """Cancel all that waits for a client which leaves the fleet; returns how much that was."""
     where = {"client_id": client_id, "state": {"$in": list(OPEN_STATES)}}

@@ -528,6 +528,80 @@ def test_a_script_confirms_a_wipe_with_the_host_name(site: Site) -> None:
     assert action.id[:12] in site.stderr
 
 
+def test_a_terminal_is_asked_for_the_reason_of_a_wipe(site: Site) -> None:
+    site.run("wipe", "laptop", "--confirm", "laptop", status=2)
+    assert "--reason" in site.stderr
+    status, said = site.on_terminal("left in a train\nlaptop", "wipe", "laptop", "--expires", "12h")
+    assert status == 0, said
+    assert "within 12h" in said
+    ((action, _contents),) = site.handed()
+    assert action.parameters["reason"] == "left in a train"
+
+
+@pytest.mark.parametrize("is_delivered", [False, True])
+def test_a_client_that_is_to_be_wiped_is_not_revoked_by_the_way(site: Site, is_delivered: bool) -> None:
+    batch_id = site.run("wipe", "laptop", "--reason", "stolen", "--confirm", "laptop").strip()
+    patch_id = site.run("patch", "remove", "plugins/x", "--host", "laptop", "--yes").strip()
+    if is_delivered:
+        site.handed()
+    site.run("clients", "revoke", "laptop", "--yes", status=2)
+    state = "delivered" if is_delivered else "pending"
+    assert f"the wipe {batch_id[:12]} ({state}) waits for it" in site.stderr
+    assert f"the patch {patch_id[:12]} ({state}) waits for it" in site.stderr
+    assert "--cancel-wipe" in site.stderr
+    assert {delivery["state"] for delivery in site.find("deliveries")} == {state}
+    site.run("clients", "revoke", "laptop", "--yes", "--cancel-wipe")
+    assert {delivery["state"] for delivery in site.find("deliveries")} == {"cancelled"}
+
+
+def test_a_client_is_revoked_when_its_wipe_has_ended_and_what_else_waits_is_shown(site: Site) -> None:
+    batch_id = site.run("wipe", "laptop", "--reason", "stolen", "--confirm", "laptop").strip()
+    site.run("patch", "remove", "plugins/x", "--host", "laptop", "--yes")
+    site.handed()
+    site.tell(batch_id)
+    status, said = site.on_terminal("y", "clients", "revoke", "laptop")
+    assert status == 0, said
+    assert "the patch" in said
+    assert "the wipe" not in said
+
+
+def test_what_waits_for_a_client_that_is_replaced_is_shown(site: Site) -> None:
+    batch_id = site.run("wipe", "laptop", "--reason", "stolen", "--confirm", "laptop").strip()
+    enrol(site.store, "D" * 40, "laptop", state="pending")
+    site.run("clients", "approve", "DDDD", "--replaces", "laptop", status=2)
+    assert f"the wipe {batch_id[:12]} (pending) waits for it" in site.stderr
+    assert {delivery["state"] for delivery in site.find("deliveries")} == {"pending"}
+
+
+def test_a_wipe_of_a_client_that_is_gone_says_what_became_of_it(site: Site) -> None:
+    for number, (state, hint) in enumerate(
+        (("revoked", "wiped first"), ("rejected", "wiped first"), ("replaced", A), ("pending", "clients approve"))
+    ):
+        successor = {"replaced_by": A} if state == "replaced" else {}
+        enrol(site.store, str(number) * 40, f"gone{number}", state=state, **successor)
+        site.run("wipe", f"gone{number}", "--reason", "x", "--confirm", f"gone{number}", status=2)
+        assert f"gone{number} is {state}" in site.stderr
+        assert hint in site.stderr
+    site.run("wipe", "nobody", "--reason", "x", "--confirm", "nobody", status=2)
+    assert "no client is called 'nobody'" in site.stderr
+    assert site.stored() == []
+
+
+def test_a_client_whose_id_is_none_is_left_out_and_moves_no_cursor(site: Site) -> None:
+    enrol(site.store, "\x1b[2Jhostile", "hostile")
+    site.run("patch", "remove", "plugins/x", "--all", "--yes")
+    assert {delivery["client_id"] for delivery in site.find("deliveries")} == {A, B}
+    assert "\\x1b[2Jhostile is no id of a client" in site.stderr
+    assert "\x1b" not in site.stderr
+    site.run("patch", "remove", "plugins/y", "--host", "hostile", "--yes", status=2)
+    assert "\x1b" not in site.stderr
+    status, said = site.on_terminal("n", "clients", "revoke", "hostile")
+    assert status, said
+    assert "\x1b" not in said
+    out = site.run("clients", "revoke", "hostile", "--yes")
+    assert out == "\\x1b[2Jhostile hostile (revoked)\n"
+
+
 @pytest.mark.parametrize("reason", ["", "x" * 501, "a\nb", "\x1b[2J"])
 def test_a_wipe_wants_a_reason_in_one_line(site: Site, reason: str) -> None:
     site.run("wipe", "laptop", "--reason", reason, "--confirm", "laptop", status=1)

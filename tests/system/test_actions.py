@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -17,7 +18,7 @@ import pytest
 from built import debian_packages
 from client_peer import Peer
 from containers import Machine, Site, eventually
-from needs import require
+from needs import require, require_program
 from penguindome import json, manifest
 from penguindome.actions import Target
 from penguindome.times import utc_now
@@ -173,7 +174,7 @@ def wipe_the(machine: Machine, peer: Peer) -> None:
 
     wipe = peer.offer(target(peer), kind="wipe", reason="stolen on a train")
     minute(machine)
-    # It is cut off as soon as it has told of something that it deleted, and goes on with the next minute.
+    # It is cut off as soon as it has told that it deletes something, and goes on with the next minute.
     deadline = time.monotonic() + 60
     while "home of alice" not in steps(peer, wipe) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -195,7 +196,7 @@ def wipe_the(machine: Machine, peer: Peer) -> None:
     assert "/usr/share/dave" in found["home of dave"]["detail"]
     assert "/home/alice/cloud (fuse.share)" in found["network and FUSE mounts"]["detail"]
     assert "/home/bob/chroot (overlay)" in found["mounts in homes"]["detail"]
-    assert "killed" in found["processes of bob"]["detail"]
+    assert "killed" in found["processes"]["detail"]
     for path in ("/home/alice", "/home/bob", "/srv/homes/carol", "/var/mail/alice", "/var/spool/cron/crontabs/alice"):
         assert not is_there(machine, path), path
     assert not is_there(machine, "/var/lib/systemd/linger/alice")
@@ -219,6 +220,66 @@ def wipe_the(machine: Machine, peer: Peer) -> None:
     minute(machine)
     assert peer.reports[-1]["sequence"] > state_before
     assert "Traceback" not in machine.journal()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A block device that begins with a header of LUKS, which the word `open` opens."""
+    cryptsetup, losetup = require_program("cryptsetup"), require_program("losetup")
+    file = tmp_path / "disk"
+    with file.open("wb") as opened:
+        opened.truncate(32 << 20)
+    quick = ["--batch-mode", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"]
+    subprocess.run([cryptsetup, "luksFormat", *quick, file, "-"], input=b"open", check=True)
+    made = subprocess.run([losetup, "--find", "--show", file], capture_output=True, text=True, check=False)
+    require(made.returncode == 0, f"there are no loop devices: {made.stderr}")
+    yield Path(made.stdout.strip())
+    subprocess.run([losetup, "--detach", made.stdout.strip()], check=True)
+
+
+def can_be_opened(disk: Path) -> bool:
+    words = ["cryptsetup", "open", "--test-passphrase", disk, "-"]
+    return subprocess.run(words, input=b"open", capture_output=True, check=False).returncode == 0
+
+
+def bring(machine: Machine, name: str) -> None:
+    """A program of the machine that runs the tests, with its libraries."""
+    program, place = require_program(name), f"/opt/{name}"
+    libraries = [
+        word for word in subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout.split()
+        if word.startswith("/")
+    ]  # fmt: skip
+    machine.root.at(place).mkdir(parents=True)
+    for path in (program, *libraries):
+        shutil.copy(path, machine.root.at(place))
+    (loader,) = (Path(path).name for path in libraries if Path(path).name.startswith("ld-"))
+    script = f'#!/bin/sh\nexec {place}/{loader} --library-path {place} {place}/{name} "$@"\n'
+    machine.root.write(f"/usr/local/sbin/{name}", script, 0o755)
+
+
+def test_a_wipe_destroys_the_keys_of_disks_last_and_tells_it_before_it_switches_the_machine_off(
+    site: Site, peer: Peer, disk: Path
+) -> None:
+    machine = install(site, peer)
+    bring(machine, "cryptsetup")
+    machine.shell("useradd --create-home alice && echo secret > /home/alice/file")
+    number = disk.stat().st_rdev
+    machine.run("mknod", str(disk), "b", str(os.major(number)), str(os.minor(number)))
+    assert can_be_opened(disk)
+
+    wipe = peer.offer(target(peer), kind="wipe", reason="stolen on a train", luks=True)
+    minute(machine)
+    eventually("the machine is off", lambda: machine.is_off, 120)
+
+    assert not can_be_opened(disk)
+    assert not is_there(machine, "/home/alice")
+    result, keys = peer.results[wipe][-1], f"keys of {disk}"
+    found = steps(peer, wipe)
+    assert (result["status"], found[keys]["outcome"]) == ("done", "done"), found
+    assert list(found)[-1] == keys
+    told = [[step["name"] for step in each["steps"] if step["outcome"] == "done"] for each in peer.results[wipe]]
+    before = next(names for names in told if keys in names)
+    assert {"processes", "home of alice", "account alice"} <= set(before[: before.index(keys)])
 
 
 def sleepers(machine: Machine) -> int:

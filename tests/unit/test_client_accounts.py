@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from needs import require_program
-from penguindome.client import accounts, luks
+from penguindome.client import accounts
 
 PASSWD = """\
 root:x:0:0:root:/root:/bin/bash
@@ -42,6 +40,12 @@ def test_people_are_local_accounts_with_a_number_of_login_defs(etc: Path) -> Non
     assert names(etc) == ["alice", "bob", "high"]
     (etc / "login.defs").write_text("# UID_MIN 5\nUID_MIN\t\t 1001\nUID_MAX 0xEA61\nSYS_UID_MAX 999\n")
     assert names(etc) == ["bob", "high", "higher"]
+
+
+@pytest.mark.parametrize("character", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
+def test_nobody_hides_behind_what_he_calls_himself(etc: Path, character: str) -> None:
+    (etc / "passwd").write_text(PASSWD.replace("Alice,,,", f"Alice,{character},,"))
+    assert names(etc) == ["alice", "bob", "high"]
 
 
 def test_a_range_that_is_nonsense_never_takes_root_or_nobody(etc: Path) -> None:
@@ -99,26 +103,3 @@ def test_a_home_that_people_share_goes_with_them(etc: Path) -> None:
 def test_numbers_of_containers_are_those_beyond_accounts(etc: Path) -> None:
     (etc / "subuid").write_text("alice:100000:65536\nbob:165536:65536\nalice:1:1000\nalice:x:1\n")
     assert accounts.subordinate_numbers(etc, "alice") == [range(100000, 165536)]
-
-
-def test_encrypted_disks_are_known_by_their_first_bytes(tmp_path: Path) -> None:
-    (tmp_path / "partitions").write_text(
-        "major minor  #blocks  name\n\n 8 0 100 sda\n 8 1 50 sda1\n 8 2 50 sda2\n 8 3 1 gone\n"
-    )
-    (tmp_path / "sda").write_bytes(b"\x00" * 512)
-    (tmp_path / "sda1").write_bytes(luks.MAGIC + b"\x00\x01" + b"\x00" * 504)
-    (tmp_path / "sda2").write_bytes(b"LU")
-    assert luks.devices(tmp_path / "partitions", tmp_path) == [str(tmp_path / "sda1")]
-
-
-def test_the_keys_of_an_encrypted_disk_are_gone_for_good(tmp_path: Path) -> None:
-    cryptsetup = require_program("cryptsetup")
-    disk = tmp_path / "disk"
-    with disk.open("wb") as file:
-        file.truncate(32 << 20)
-    quick = ["--batch-mode", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"]
-    subprocess.run([cryptsetup, "luksFormat", *quick, disk, "-"], input=b"open", check=True)
-    test = [cryptsetup, "open", "--test-passphrase", disk, "-"]
-    assert subprocess.run(test, input=b"open", check=False, capture_output=True).returncode == 0
-    luks.erase(str(disk))
-    assert subprocess.run(test, input=b"open", check=False, capture_output=True).returncode != 0

@@ -12,15 +12,13 @@ from pathlib import Path
 import pytest
 
 from needs import require, require_program
+from penguindome.client import erase as erasing
 from penguindome.client import mounts
 from penguindome.client.erase import Erased, erase
 
 
 def remove(path: Path, may_enter: Callable[[int], bool] = lambda number: True) -> Erased:
-    def detach(point: str) -> None:
-        subprocess.run(["umount", "--lazy", point], check=True)
-
-    return erase(str(path.resolve()), may_enter=may_enter, detach=detach)
+    return erase(str(path.resolve()), may_enter=may_enter)
 
 
 @pytest.fixture
@@ -75,7 +73,7 @@ def test_links_are_deleted_and_not_followed(home: Path, tmp_path: Path) -> None:
 def test_a_home_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    result = erase(str(tmp_path / "link"), may_enter=lambda number: True, detach=lambda point: None)
+    result = erase(str(tmp_path / "link"), may_enter=lambda number: True)
     assert (tmp_path / "real").is_dir()
     assert result.gone == 1
 
@@ -110,6 +108,29 @@ def test_directories_deeper_than_any_path_may_be_long_go(home: Path) -> None:
     result = remove(home)
     assert (result.gone, result.left) == (5 + depth, 0)
     assert not home.exists()
+
+
+def test_a_directory_of_more_names_than_are_read_at_once_goes(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(erasing, "NAMES_AT_ONCE", 3)
+    for number in range(10):
+        (home / f"{number}/many").mkdir(parents=True)
+        for name in range(8):
+            (home / f"{number}/many/{name}").write_text("x")
+    result = remove(home)
+    assert (result.gone, result.left) == (5 + 10 * 10, 0)
+    assert not home.exists()
+
+
+def test_names_that_stay_are_not_read_for_ever(home: Path, mount: Callable[..., None]) -> None:
+    points = [home / f"many/{number}" for number in range(12)]
+    for point in points:
+        mount("-t", "tmpfs", "tmpfs", at=point)
+    local = {each.number for each in mounts.read() if Path(each.point) not in points}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(erasing, "NAMES_AT_ONCE", 5)
+        result = remove(home, may_enter=lambda number: number in local)
+    assert result.left >= 5
+    assert all(point.exists() for point in points)
 
 
 def test_files_that_were_made_immutable_go(home: Path) -> None:

@@ -99,5 +99,11 @@ def test_lines_that_are_none_are_left_out_and_escapes_undone() -> None:
     assert mounts.parse(text) == [Mount(7, 1, "8:1", "/a\\b", "/mnt/a\tb", "ext4", "/dev/x y")]
 
 
+@pytest.mark.parametrize("character", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\r"])
+def test_a_point_with_what_may_end_a_line_elsewhere_is_read_whole(character: str) -> None:
+    line = f"50 27 0:70 / /home/alice/a{character}b rw,relatime - fuse.x x{character} rw\n"
+    assert detached(LAPTOP.splitlines()[0] + "\n" + line) == [f"/home/alice/a{character}b"]
+
+
 def test_this_machines_own_mounts_can_be_read() -> None:
     assert any(mount.point == "/" for mount in mounts.read())

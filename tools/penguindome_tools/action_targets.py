@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -17,6 +18,8 @@ from penguindome_server.query import compile_query
 from penguindome_server.store import Document
 from penguindome_tools.context import Context
 from penguindome_tools.output import safe
+
+_CLIENT_ID = re.compile("[0-9A-F]{40}")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,10 @@ def targets_of(context: Context, chosen: Chosen) -> list[Target]:
     if [bool(chosen.hosts), chosen.everybody, chosen.query is not None].count(True) != 1:
         raise UsageError("it is not said for which clients this is", hint="give one of --host, --all and --query")
     found = {document["_id"]: document["hostname"] for document in _documents(context, chosen)}
+    for client_id in [each for each in found if not _CLIENT_ID.fullmatch(each)]:
+        # Nothing can be signed for it, and it must not keep the others from theirs.
+        click.echo(f"warning: {safe(client_id)} is no id of a client: it is left out", err=True)
+        del found[client_id]
     if not found:
         raise UsageError("no enrolled client is meant by that", hint="see: penguindome clients list --state enrolled")
     targets = [Target(client_id, hostname) for client_id, hostname in found.items()]
@@ -80,4 +87,4 @@ def _query(text: str) -> Mapping[str, Any]:
 def show_targets(targets: Sequence[Target]) -> None:
     """List them on stderr, so that what is confirmed is what is signed."""
     for target in targets:
-        click.echo(f"  {safe(target.hostname)}  {target.client_id}", err=True)
+        click.echo(f"  {safe(target.hostname)}  {safe(target.client_id)}", err=True)

@@ -38,7 +38,8 @@ class Account:
 def read_accounts(etc: Path) -> list[Account]:
     """All local accounts; what is no account, as the `+` of NIS, is left out. Raises OSError."""
     found = []
-    for line in (etc / "passwd").read_text("utf-8", "surrogateescape").splitlines():
+    # People write into their line with chfn(1), and Unicode has other ends of lines.
+    for line in (etc / "passwd").read_bytes().decode("utf-8", "surrogateescape").split("\n"):
         fields = line.split(":")
         if len(fields) == 7 and _NAME.fullmatch(fields[0]) and fields[2].isascii() and fields[2].isdigit():
             found.append(Account(fields[0], int(fields[2]), fields[5]))

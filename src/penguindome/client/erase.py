@@ -1,9 +1,9 @@
 """Deleting a directory with all that is in it, and nothing that is not.
 
 Every step is relative to the descriptor of an open directory: no link is followed, and a directory that is moved while
-we are in it does not lead us out. Another mount is entered only when the caller says so; the subvolumes of btrfs are
-no mounts. At most two descriptors are open, however deep it goes. Files are unlinked, not opened: neither FIFOs nor
-devices do anything.
+we are in it does not lead us out. Another mount is entered only when the caller says so, and asked for nothing before;
+the subvolumes of btrfs are no mounts. At most three descriptors are open, however deep it goes. Files are unlinked, not
+opened: neither FIFOs nor devices do anything.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import islice
+
+from penguindome.client.detaching import detach_in, mount_number
 
 SHOWN = 20
+NAMES_AT_ONCE = 100_000
+"""Somebody may have as many files in a directory as the machine has no memory for."""
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PLACE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 # ioctl(2) numbers and bits of <linux/fs.h> and <linux/btrfs.h>.
 _GET_FLAGS, _SET_FLAGS, _FIXED = 0x80086601, 0x40086602, 0x10 | 0x20
@@ -48,13 +53,15 @@ class _Level:
     inode: int
     mount: int
     names: list[str]
+    # How much had gone when `names` was read, of a directory that has more.
+    gone: int | None = None
     again: int = 0
 
 
-def erase(path: str, *, may_enter: Callable[[int], bool], detach: Callable[[str], None]) -> Erased:
+def erase(path: str, *, may_enter: Callable[[int], bool]) -> Erased:
     """Delete what lies at an absolute path without links in it; nothing there is nothing to do.
 
-    `may_enter(number)` says whether the mount of that number may be emptied; `detach(path)` takes away one that was.
+    `may_enter(number)` says whether the mount of that number may be emptied; one that was is detached.
     """
     result = Erased()
     parent_path, name = os.path.split(path)
@@ -67,7 +74,7 @@ def erase(path: str, *, may_enter: Callable[[int], bool], detach: Callable[[str]
         return result
     try:
         top = _Level(name, *_identity(parent), [name])
-        _Eraser(parent, parent_path, top, may_enter, detach, result).run()
+        _Eraser(parent, parent_path, top, may_enter, result).run()
     finally:
         os.close(parent)
     return result
@@ -86,25 +93,19 @@ def _open_directory(path: str) -> int:
 
 
 def _identity(descriptor: int) -> tuple[int, int, int]:
-    """Device, inode, and number of the mount through which it was reached, see proc_pid_fdinfo(5)."""
+    """Device, inode, and number of the mount through which it was reached."""
     status = os.fstat(descriptor)
-    lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
-    (number,) = (line.split()[1] for line in lines if line.startswith("mnt_id:"))
-    return status.st_dev, status.st_ino, int(number)
+    return status.st_dev, status.st_ino, mount_number(descriptor)
 
 
 class _Eraser:
     """One walk; `current` is the directory that we are in."""
 
-    def __init__(
-        self, parent: int, path: str, top: _Level, may_enter: Callable[[int], bool], detach: Callable[[str], None],
-        result: Erased,
-    ) -> None:  # fmt: skip
+    def __init__(self, parent: int, path: str, top: _Level, may_enter: Callable[[int], bool], result: Erased) -> None:
         self.current = os.dup(parent)
         self.path = path
         self.levels = [top]
         self.may_enter = may_enter
-        self.detach = detach
         self.result = result
 
     def run(self) -> None:
@@ -114,6 +115,8 @@ class _Eraser:
                 level = self.levels[-1]
                 if level.names:
                     self._remove(level.names.pop())
+                elif level.gone is not None and level.gone < self.result.gone:
+                    self._list(level, self.current)
                 elif len(self.levels) == 1 or not self._up():
                     break
         finally:
@@ -152,27 +155,40 @@ class _Eraser:
     def _enter(self, name: str) -> None:
         above = self.levels[-1]
         try:
-            inner = os.open(name, _OPEN, dir_fd=self.current)
+            inner = self._open(name, above)
         except OSError as error:
             self.result.leave(self._where(name), str(error.strerror))
             return
         device, inode, mount = _identity(inner)
-        # The directory that we were asked to delete may be a mount itself.
-        if (mount != above.mount or len(self.levels) == 1) and not self.may_enter(mount):
-            os.close(inner)
-            self.result.leave(self._where(name), "it is a mount that must not be touched")
-            return
         if device != above.device and inode == _SUBVOLUME_INODE:
             _make_writable(inner)
+        level = _Level(name, device, inode, mount, [])
         try:
-            names = os.listdir(inner)
+            self._list(level, inner)
         except OSError as error:
             os.close(inner)
             self.result.leave(self._where(name), str(error.strerror))
             return
         os.close(self.current)
         self.current = inner
-        self.levels.append(_Level(name, device, inode, mount, names))
+        self.levels.append(level)
+
+    def _list(self, level: _Level, directory: int) -> None:
+        with os.scandir(directory) as entries:
+            level.names = [entry.name for entry in islice(entries, NAMES_AT_ONCE)]
+        level.gone = self.result.gone if len(level.names) == NAMES_AT_ONCE else None
+
+    def _open(self, name: str, above: _Level) -> int:
+        place = os.open(name, _PLACE, dir_fd=self.current)
+        try:
+            mount = mount_number(place)
+            # The directory that we were asked to delete may be a mount itself.
+            if (mount != above.mount or len(self.levels) == 1) and not self.may_enter(mount):
+                raise OSError(errno.EXDEV, "it is a mount that must not be touched")
+            # What is mounted on it meanwhile is not reached from here.
+            return os.open(".", _OPEN, dir_fd=place)
+        finally:
+            os.close(place)
 
     def _up(self) -> bool:
         """Go back to the directory above, and remove the one that was emptied; False when the way back is lost."""
@@ -198,7 +214,7 @@ class _Eraser:
 
     def _rmdir(self, level: _Level, above: _Level) -> None:
         if level.mount != above.mount:
-            self.detach(self._where(level.name))
+            detach_in(self.current, level.name, level.mount)
         try:
             os.rmdir(level.name, dir_fd=self.current)
         except PermissionError:

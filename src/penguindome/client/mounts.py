@@ -8,7 +8,7 @@ of here is left intact. Pure, but for `read`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,13 +57,14 @@ class Mount:
 
 def read(path: Path = MOUNTINFO) -> list[Mount]:
     """What is mounted in this process's view, in the order in which it was mounted. Raises OSError."""
-    return parse(path.read_text("utf-8", "surrogateescape"))
+    return parse(path.read_bytes().decode("utf-8", "surrogateescape"))
 
 
 def parse(text: str) -> list[Mount]:
     """The mounts of a text of mountinfo; lines that are none are left out."""
     found = []
-    for line in text.splitlines():
+    # What else may end a line of text may stand in a name.
+    for line in text.split("\n"):
         first, separator, second = line.partition(" - ")
         fields, more = first.split(" "), second.split(" ")
         if separator and len(fields) >= 6 and len(more) >= 2 and fields[0].isdigit() and fields[1].isdigit():
@@ -75,6 +76,13 @@ def parse(text: str) -> list[Mount]:
 def is_below(path: str, directory: str) -> bool:
     """Whether an absolute path is a directory, or lies in it."""
     return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def holding(path: str, mounts: Sequence[Mount]) -> Mount | None:
+    """The mount that an absolute path leads to."""
+    around = [mount for mount in mounts if is_below(path, mount.point)]
+    # The newest hides those that are mounted at the same point.
+    return max(reversed(around), key=lambda mount: len(mount.point), default=None)
 
 
 def to_detach(mounts: Sequence[Mount], homes: Iterable[str], *, kept: Iterable[str]) -> list[Mount]:
@@ -97,6 +105,25 @@ def to_detach(mounts: Sequence[Mount], homes: Iterable[str], *, kept: Iterable[s
         if goes:
             found.append(mount)
     return found[::-1]
+
+
+def highest(going: Sequence[Mount], mounts: Sequence[Mount]) -> list[Mount]:
+    """Those of the mounts that go, in their order, to which no other one of them is the way: who detaches these has
+    detached all, and has walked through none whose server may be gone.
+    """
+    known, goes = {mount.number: mount for mount in mounts}, {mount.number for mount in going}
+
+    def ways(mount: Mount) -> Iterator[Mount]:
+        while mount.parent != mount.number and mount.parent in known:
+            mount = known[mount.parent]
+            yield mount
+
+    return [
+        mount
+        for mount in going
+        # What lies under another at the same point is not on the way to it.
+        if not any(way.number in goes and way.point != mount.point for way in ways(mount))
+    ]
 
 
 def _shows_system(mount: Mount, mounts: Sequence[Mount], homes: Sequence[str], kept: Sequence[str]) -> bool:

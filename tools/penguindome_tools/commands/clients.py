@@ -7,6 +7,9 @@ from typing import Any
 
 import click
 
+from penguindome.errors import UsageError
+from penguindome_server.action_ends import open_for_client
+from penguindome_server.action_records import SHOWN_ID
 from penguindome_server.enrolment import STATES, approve, conflicts, find_client, predecessors, reject, revoke
 from penguindome_server.store import Document
 from penguindome_tools.acts import administrative
@@ -45,7 +48,7 @@ def command() -> None:
       penguindome clients list --state pending
       penguindome clients approve laptop7
       penguindome clients approve 5A3F --replaces laptop7     after laptop7 was installed anew
-      penguindome clients revoke laptop7                      when it was lost
+      penguindome clients revoke laptop7                      when it was lost; to wipe it, do that first
     """
 
 
@@ -118,6 +121,7 @@ def approve_command(context: Context, *, client: str, replaces: str | None, yes:
     if others:
         confirm(f"Enrol {_described(document)} beside it?", yes=yes)
     if old is not None:
+        _show_waiting(context, old, cancel_wipe=True)
         confirm(f"Let {_described(document)} replace {_described(old)}?", yes=yes)
     after = approve(context.store, document["_id"], who=context.who, now=context.clock(), replaces=old_id)
     click.echo(f"{_described(after)}")
@@ -144,20 +148,38 @@ def reject_command(context: Context, *, client: str, yes: bool) -> None:
 @command.command("revoke")
 @click.argument("client")
 @_yes_option
+@click.option("--cancel-wipe", is_flag=True, help="Even if a wipe waits for it, which is cancelled.")
 @pass_context
 @administrative("clients revoke")
-def revoke_command(context: Context, *, client: str, yes: bool) -> None:
+def revoke_command(context: Context, *, client: str, yes: bool, cancel_wipe: bool) -> None:
     """Refuse an enrolled client from now on, within five seconds; its repository credentials end too.
+
+    What waits for it is cancelled, and it cannot be wiped any more: wipe it first, and revoke it when it has reported.
 
     \b
     Examples:
       penguindome clients revoke laptop7
       penguindome clients revoke laptop7 --yes
+      penguindome clients revoke laptop7 --cancel-wipe        after it was found
     """
     document = find_client(context.store, client, states=("enrolled",))
+    _show_waiting(context, document, cancel_wipe=cancel_wipe)
     context.acts_on(document["hostname"], client_id=document["_id"])
     confirm(f"Revoke {_described(document)}?", yes=yes)
     click.echo(_described(revoke(context.store, document["_id"], who=context.who, now=context.clock())))
+
+
+def _show_waiting(context: Context, document: Document, *, cancel_wipe: bool) -> None:
+    """Say what ends with a client. Raises UsageError when that is a wipe, which nobody gives up by the way."""
+    waiting = open_for_client(context.store, document["_id"], now=context.clock())
+    for one in waiting:
+        name = f"the {safe(one.get('kind'))} {safe(one['action_id'])[:SHOWN_ID]} ({safe(one['state'])})"
+        click.echo(f"warning: {name} waits for it, and is cancelled with it", err=True)
+    if any(one.get("kind") == "wipe" for one in waiting) and not cancel_wipe:
+        raise UsageError(
+            f"a wipe of {document['hostname']} has not ended, and would never",
+            hint=f"see: penguindome wipe show {safe(document['hostname'])}; to give it up, repeat with --cancel-wipe",
+        )
 
 
 _NOT_SHOWN = {"_id", "_version", "exchange", "repository_secret_hash", "outbox", "recent_reports", "trail_bytes"}
@@ -168,7 +190,7 @@ def _row(document: Document) -> dict[str, Any]:
 
 
 def _described(document: Document) -> str:
-    return f"{document['_id']} {safe(document['hostname'])} ({document['state']})"
+    return f"{safe(document['_id'])} {safe(document['hostname'])} ({safe(document['state'])})"
 
 
 def _waiting_first(context: Context, client: str, states: tuple[str, ...]) -> Document:

@@ -11,6 +11,7 @@ import click
 
 from penguindome.actions import Target
 from penguindome.errors import PenguinDomeError, UsageError
+from penguindome.times import format_duration
 from penguindome_server.action_ends import cancel as cancel_deliveries
 from penguindome_server.action_queue import require_free
 from penguindome_server.action_records import Batch, deliveries_of, matching_batches, newest_for_client
@@ -60,14 +61,14 @@ def command() -> None:
 
 @command.command()
 @click.argument("host")
-@click.option("--reason", required=True, help="Why; it is signed and kept.")
+@click.option("--reason", help="Why; it is signed and kept. Asked for on a terminal.")
 @click.option("--luks", is_flag=True, help="Destroy the headers of LUKS volumes last: nobody can open them again.")
 @click.option("--confirm", "confirmation", metavar="HOSTNAME", help="The host name once more, instead of typing it.")
 @lifetime_option("wipe", "90d")
 @pass_context
 @administrative("wipe host")
 def host(
-    context: Context, *, host: str, reason: str, luks: bool, confirmation: str | None, lifetime: timedelta
+    context: Context, *, host: str, reason: str | None, luks: bool, confirmation: str | None, lifetime: timedelta
 ) -> None:
     """Wipe HOST as soon as it asks the server; print the id of the wipe.
 
@@ -78,13 +79,14 @@ def host(
       penguindome wipe laptop7 --reason "left in a train"
       penguindome wipe host laptop7 --reason "stolen" --luks --confirm laptop7
     """
-    client = find_client(context.store, host, states=("enrolled",), fields=MACHINE_FIELDS)
+    client = _enrolled(context, host)
+    reason = _ask_reason() if reason is None else reason
     target = Target(client["_id"], client["hostname"])
     context.acts_on(target.hostname, client_id=target.client_id, reason=reason, luks=luks)
     order = Order("wipe", reason, lifetime, {"reason": reason, "luks": luks})
     rehearse(order, [target], context.clock())
     require_free(context.store, "wipe", [target], (), now=context.clock())
-    click.echo(f"Wipe this machine, when it next asks the server within {lifetime.days} days:", err=True)
+    click.echo(f"Wipe this machine, when it next asks the server within {format_duration(lifetime)}:", err=True)
     click.echo(f"  client id: {target.client_id}", err=True)
     for name in MACHINE_FIELDS:
         click.echo(f"  {name.replace('_', ' ')}: {safe(client.get(name))}", err=True)
@@ -96,12 +98,35 @@ def host(
     click.echo(batch_id)
 
 
+def _enrolled(context: Context, host: str) -> Document:
+    """The client to wipe. Raises UsageError, which says what has become of it if it was one."""
+    try:
+        return find_client(context.store, host, states=("enrolled",), fields=MACHINE_FIELDS)
+    except UsageError as error:
+        other = find_client(context.store, host, fields=("replaced_by",))
+        hint = "a machine is wiped first, and revoked when it has reported; now it would have to be set up again"
+        if other["state"] == "pending":
+            hint = f"approve it first: penguindome clients approve {safe(other['_id'])}"
+        elif other.get("replaced_by"):
+            hint = f"it was replaced by {safe(other['replaced_by'])}"
+        raise UsageError(
+            f"{other['hostname']} is {other['state']}, and a machine that is not enrolled is given nothing", hint=hint
+        ) from error
+
+
+def _ask_reason() -> str:
+    if not sys.stdin.isatty():
+        raise click.UsageError("Missing option '--reason'.")
+    reason: str = click.prompt("Why it is wiped, for all who read the log", err=True)
+    return reason
+
+
 def _what_will_happen(*, luks: bool) -> list[str]:
     return [
         "network file systems are detached first, and nothing on them is touched",
         "the processes of all human users are killed, their homes deleted, and their accounts too",
         "what was deleted cannot be brought back" + ("" if luks else "; disks are not overwritten"),
-        *(["the headers of all LUKS volumes are destroyed: the machine will not start again"] if luks else []),
+        *(["the headers of its LUKS volumes are destroyed: the machine will not start again"] if luks else []),
     ]
 
 
