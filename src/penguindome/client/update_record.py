@@ -70,6 +70,8 @@ class UpdateRecord:
     reason: str = ""
     attempts: int = 0
     not_before_at: datetime | None = None
+    # How often the new release could not reach the server, and the old one could right afterwards.
+    unreached: int = 0
 
     # Releases that did not work here, and why.
     failed: dict[str, str] = field(default_factory=dict)

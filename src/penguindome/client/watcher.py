@@ -39,6 +39,10 @@ LOCK_SECONDS = 5.0
 MINUTE_SECONDS = 2400.0
 """How long a minute may be at work before it is taken to hang."""
 LONGEST_WAIT = 600.0
+DEAF_AFTER = 5
+"""So often, in turns with the old release, the new one fails to reach the server before it is taken to be the fault of
+the new one: a connection that is lost now and then must not cost a good release. Then it counts like any other failure,
+also for the server, which halts a release by them: that it cannot reach the server is what else would be found last."""
 PATCHES = "overlay"
 
 log = logging.get_logger(__name__)
@@ -100,10 +104,10 @@ class Watcher:
             self._clean_up()
 
     def _waited(self) -> bool:
-        """Wait for the next attempt, if half a release may be all that is installed: then no minute starts another
-        watcher. Says whether that was so.
+        """Wait for the next attempt, if half a release may be all that is installed, or one that does not work: then no
+        minute starts another watcher. Says whether that was so.
         """
-        if self.record.phase not in update_record.INSTALLING:
+        if self.record.phase not in update_record.INSTALLING and not self.record.unreached:
             return False
         until = self.record.not_before_at
         clock = self.client.clock
@@ -154,7 +158,7 @@ class Watcher:
             self._postpone(f"waits: {error.message}")
             return
         if not reason:
-            self._keep(replace(record, phase="proving", reason="", attempts=0, not_before_at=None))
+            self._keep(replace(record, phase="proving", reason="", attempts=0, not_before_at=None, unreached=0))
         elif record.from_version and manager.installed_version() == record.from_version:
             # What is installed is as it was; it may be the disk, the network or another package.
             self._keep(replace(record, phase="ready"))
@@ -182,8 +186,20 @@ class Watcher:
         elif unreached := reach(self.client):
             self._postpone(f"is installed, and the server cannot be reached to prove it: {unreached}")
         else:
-            reason = f"does not work: it cannot reach the server ({proof.unreached}), and the old one can"
-            self._keep(replace(record, phase="going-back", reason=reason, attempts=0))
+            self._note_unreached(proof.unreached)
+
+    def _note_unreached(self, why: str) -> None:
+        """The new release could not reach the server, and the old one could: tried again, until it is no accident."""
+        record = replace(self.record, unreached=self.record.unreached + 1)
+        reason = f"it cannot reach the server ({why}), and the old one can"
+        if record.unreached >= DEAF_AFTER:
+            reason = f"does not work: {reason}, {record.unreached} times in turns"
+            self._keep(replace(record, phase="going-back", reason=reason, attempts=0, unreached=0))
+            return
+        log.warning("release {} is tried again: {}", record.release, reason)
+        pause = self.client.settings["update.reach_patience"] / (DEAF_AFTER - 1)
+        again_at = self.client.clock() + pause
+        self._keep(replace(record, reason=reason, attempts=record.attempts + 1, not_before_at=again_at))
 
     def _go_back(self) -> None:
         record = self.record

@@ -120,7 +120,7 @@ BROKEN = {
     ),
     "its settings do not fit": (Release(2, files={"settings/site.yml": "update.spread: many\n"}), "update.spread"),
     "no plugin runs": (Release(2, files={"plugins/hello.sh": "#!/bin/sh\nexit 3\n"}), "plugins runs"),
-    "it cannot reach the server": (Release(2, code=DEAF), "deaf"),
+    "it cannot reach the server": (Release(2, code=DEAF), "(deaf), and the old one can, 5 times in turns"),
 }
 
 
@@ -180,6 +180,29 @@ def test_a_machine_without_a_network_keeps_what_it_installed_and_proves_it_later
     assert "cannot be reached" in laptop.ok("status")
     peer.always = None
     laptop.ok("run", "--now")
+    laptop.settle("done")
+    assert_still_works(laptop, 2)
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_connections_that_are_lost_now_and_then_condemn_no_release(
+    laptop: ReleasedMachine, peer: Peer, lost: int
+) -> None:
+    hold = laptop.paths.root / "hold-proof"
+    hold.touch()
+    waits = f"#!/bin/sh\nwhile [ -e {hold} ]; do sleep 0.02; done\necho '{{\"release\": 2}}'\n"
+    laptop.offer(Release(2, files={"plugins/hello.sh": waits}))
+    laptop.ok("run")
+    laptop.reach("proving")
+    asked = len(peer.requests)
+
+    def lose(_endpoint: str) -> None:
+        # The new release asks first, and the old one right after it.
+        before = len(peer.requests) - asked
+        peer.always = Fault(drop=True) if before in range(0, 2 * lost, 2) else None
+
+    peer.on_request = lose
+    hold.unlink()
     laptop.settle("done")
     assert_still_works(laptop, 2)
 
