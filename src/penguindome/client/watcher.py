@@ -26,18 +26,16 @@ from penguindome import json, logging, processes
 from penguindome.client import downloads, generations, installed, old_code, package_managers, update_record, updating
 from penguindome.client.context import Client
 from penguindome.client.package_managers import Busy, PackageManager
-from penguindome.client.proof import Proof, reach
+from penguindome.client.proof import MINUTE_SECONDS, Proof, reach
 from penguindome.client.settings import RELEASED
 from penguindome.client.update_record import UpdateRecord
 from penguindome.errors import InvalidData, PenguinDomeError, ProcessError
 from penguindome.files import AlreadyRunning, patiently
 from penguindome.paths import Paths
 
-PROOF_SECONDS = 900.0
+PROOF_SECONDS = MINUTE_SECONDS + 900.0
 REPORT_SECONDS = 600.0
 LOCK_SECONDS = 5.0
-MINUTE_SECONDS = 2400.0
-"""How long a minute may be at work before it is taken to hang."""
 LONGEST_WAIT = 600.0
 DEAF_AFTER = 5
 """So often, in turns with the old release, the new one fails to reach the server before it is taken to be the fault of
@@ -80,6 +78,8 @@ class Watcher:
         self.paths, self.home = paths, home
         self.record = update_record.load(self.paths) or UpdateRecord()
         self._interrupted = self.record.phase in update_record.INSTALLING
+        # Whether what is installed may be unable to start another watcher.
+        self._is_doubtful = False
 
     @property
     def client(self) -> Client:
@@ -107,7 +107,7 @@ class Watcher:
         """Wait for the next attempt, if half a release may be all that is installed, or one that does not work: then no
         minute starts another watcher. Says whether that was so.
         """
-        if self.record.phase not in update_record.INSTALLING and not self.record.unreached:
+        if self.record.phase not in update_record.INSTALLING and not self._is_doubtful:
             return False
         until = self.record.not_before_at
         clock = self.client.clock
@@ -178,7 +178,10 @@ class Watcher:
     def _prove(self) -> None:
         self._interrupted = False
         record, proof = self.record, self._proof()
-        if proof.fault or proof.release != record.release:
+        self._is_doubtful = bool(proof.passing or record.unreached)
+        if proof.passing and not proof.fault:
+            self._postpone(f"waits: {proof.passing}")
+        elif proof.fault or proof.release != record.release:
             fault = proof.fault or f"what is installed is release {proof.release}"
             self._keep(replace(record, phase="going-back", reason=f"does not work: {fault}", attempts=0))
         elif proof.reached:
@@ -190,6 +193,7 @@ class Watcher:
 
     def _note_unreached(self, why: str) -> None:
         """The new release could not reach the server, and the old one could: tried again, until it is no accident."""
+        self._is_doubtful = True
         record = replace(self.record, unreached=self.record.unreached + 1)
         reason = f"it cannot reach the server ({why}), and the old one can"
         if record.unreached >= DEAF_AFTER:

@@ -7,7 +7,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +20,9 @@ from client_packages import DEAF, NO_MODULE
 from client_peer import Fault, Peer, soon
 from client_releases import Release, ReleasedMachine
 from needs import require
+from penguindome import json
+from penguindome.client import proof
+from penguindome.errors import InvalidData
 from penguindome.files import FileLock, patiently
 from penguindome.openpgp import DeviceKey
 from penguindome.paths import Paths
@@ -205,6 +208,63 @@ def test_connections_that_are_lost_now_and_then_condemn_no_release(
     hold.unlink()
     laptop.settle("done")
     assert_still_works(laptop, 2)
+
+
+BUSY = {
+    "client/proof.py": (SOURCES / "client/proof.py").read_text()
+    + """
+_prove = prove
+
+
+def prove(client: Client) -> Proof:
+    if (client.paths.root / "busy").exists():
+        return Proof(passing="another run holds the lock")
+    return _prove(client)
+"""
+}
+
+
+def test_what_keeps_a_release_from_being_tried_is_waited_for_and_condemns_nothing(laptop: ReleasedMachine) -> None:
+    busy = laptop.paths.root / "busy"
+    busy.touch()
+    laptop.offer(Release(2, code=BUSY))
+    laptop.ok("run")
+    assert soon(lambda: laptop.record.attempts == 1, 60), laptop.record
+    assert (laptop.record.phase, laptop.record.reason) == ("proving", "waits: another run holds the lock")
+    assert "it waits: another run holds the lock" in laptop.ok("status")
+    # The watcher waits itself, for a release that keeps its own minutes from working could not start another.
+    assert laptop.is_watched_by_copy()
+    laptop.kill_watcher()
+    busy.unlink()
+    laptop.ok("run", "--now")
+    laptop.settle("done")
+    assert_still_works(laptop, 2)
+
+
+def test_a_full_disk_is_not_the_fault_of_the_release_that_is_tried(laptop: ReleasedMachine) -> None:
+    by_hand(laptop, Release(2))
+    with small(laptop.paths.client_state, "4m") as state:
+        with suppress(OSError), (state / "filling").open("wb", buffering=0) as filling:
+            while True:
+                filling.write(b"x" * 4096)
+        said = json.loads(laptop.run("prove").stdout)
+        assert said["fault"] == ""
+        assert "no space" in said["passing"].lower()
+
+
+def test_a_minute_that_is_at_work_is_not_the_fault_of_the_release_that_is_tried(laptop: ReleasedMachine) -> None:
+    with laptop.client().locked():
+        tried = proof.prove(laptop.client(), patience=0)
+    assert tried.fault == ""
+    assert "another run" in tried.passing
+
+
+def test_what_another_release_says_of_itself_may_have_other_fields() -> None:
+    said = proof.Proof(release=2, reached=True).to_document()
+    del said["passing"]
+    assert proof.Proof.from_document({**said, "new": [1]}) == proof.Proof(release=2, reached=True)
+    with pytest.raises(InvalidData):
+        proof.Proof.from_document({**said, "reached": 1})
 
 
 def test_a_download_that_broke_off_goes_on_where_it_stopped(laptop: ReleasedMachine, peer: Peer) -> None:
