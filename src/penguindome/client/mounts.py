@@ -77,6 +77,11 @@ def is_below(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
+def holding(mounts: Sequence[Mount], path: str) -> Mount | None:
+    """The mount that a path without links lies on: of those at or above it the newest, which hides the others."""
+    return next((mount for mount in reversed(mounts) if is_below(path, mount.point)), None)
+
+
 def to_detach(mounts: Sequence[Mount], homes: Iterable[str], *, kept: Iterable[str]) -> list[Mount]:
     """What must go before anything is deleted, the newest first.
 

@@ -13,7 +13,7 @@ def standing(paths: Paths, record: UpdateRecord | None) -> str:
         return ""
     number = record.release
     if record.phase == "failed":
-        return f"release {number} did not work here; release {record.from_release} is in force"
+        return f"release {number} did not work here; release {_stays(record)} is in force"
     if record.phase == "done":
         return f"moved from release {record.from_release} to {number}"
     doing = {
@@ -33,12 +33,17 @@ def complaints(record: UpdateRecord | None) -> list[str]:
     lines = []
     if record.phase == "failed":
         lines.append(
-            f"Release {record.release} {record.reason}. This machine stays with release {record.from_release}, and"
+            f"Release {record.release} {record.reason}. This machine stays with release {_stays(record)}, and"
             " takes the next one. Tell the administrator."
         )
     if record.refused_reason:
         lines.append(f"The release that the server offers was {record.refused_reason}. Tell the administrator.")
     return lines
+
+
+def _stays(record: UpdateRecord) -> int:
+    """Which release a machine has on which one failed: that very one, where it could not go back from it."""
+    return record.release if record.kept_release == record.release else record.from_release
 
 
 def _because(doing: str, reason: str) -> str:

@@ -11,7 +11,8 @@ finished; one lock lets only one of them work.
 
 A release that cannot be installed because of something else (a lock, a full disk, a package that is missing) is tried
 again later and later; the old one is untouched then. One that leaves something half done, or does not work, goes back,
-and is never tried again. The patches of the old release are kept in the copy, for it takes them back.
+and is never tried again; where it cannot go back, what is installed stays, and that is told. The patches of the old
+release are kept in the copy, for they come back with it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from penguindome import json, logging, processes
-from penguindome.client import downloads, generations, installed, old_code, package_managers, update_record, updating
+from penguindome.client import (
+    adoption,
+    downloads,
+    generations,
+    installed,
+    old_code,
+    package_managers,
+    update_record,
+    updating,
+)
 from penguindome.client.context import Client
 from penguindome.client.package_managers import Busy, PackageManager
 from penguindome.client.proof import MINUTE_SECONDS, Proof, reach
@@ -37,6 +47,8 @@ PROOF_SECONDS = MINUTE_SECONDS + 900.0
 REPORT_SECONDS = 600.0
 LOCK_SECONDS = 5.0
 LONGEST_WAIT = 600.0
+GO_BACK_ATTEMPTS = 20
+"""After so many, in about three hours, going back is given up, for until then no minute runs."""
 DEAF_AFTER = 5
 """So often, in turns with the old release, the new one fails to reach the server before it is taken to be the fault of
 the new one: a connection that is lost now and then must not cost a good release. Then it counts like any other failure,
@@ -207,23 +219,45 @@ class Watcher:
 
     def _go_back(self) -> None:
         record = self.record
-        if not record.way_back:
-            self._keep(
-                self._finished("failed", f"{record.reason}; no package of the old release is here to go back to")
-            )
+        if gone := self._gone():
+            self._give_up(gone)
             return
         log.error("release {} {}; going back", record.release, record.reason)
-        self._keep_minutes_away()
         try:
+            self._keep_minutes_away()
             self._manager().go_back(record.way_back, interrupted=True)
-        except (Busy, ProcessError) as error:
-            log.error("going back is tried again: {}", error.message)
+            with self._alone() as client:
+                self._restore_manifest(client)
+                generations.bring_back(client.paths.client_state, self.home / PATCHES)
+        except (PenguinDomeError, OSError) as error:
+            why = error.message if isinstance(error, PenguinDomeError) else str(error)
+            if record.attempts + 1 >= GO_BACK_ATTEMPTS:
+                self._give_up(f"going back failed {GO_BACK_ATTEMPTS} times: {why}")
+                return
+            log.error("going back is tried again: {}", why)
             self._keep(updating.postponed(self.client, self.record, record.reason))
             return
-        with self._alone() as client:
-            self._restore_manifest(client)
-            self._restore_patches(client)
-            self._keep(self._finished("failed", record.reason))
+        self._keep(self._finished("failed", record.reason))
+
+    def _gone(self) -> str:
+        """Why there is nothing to go back to; "" when there is. What is not as it was kept is not installed."""
+        record = self.record
+        if not record.way_back:
+            return "no package of the old release is here to go back to"
+        if record.kind == "tar":
+            is_whole = (self.paths.client_code.parent / record.way_back).is_dir()
+        else:
+            is_whole = downloads.is_whole(self.paths.client_cache / record.way_back, record.way_back_sha256)
+        return "" if is_whole else f"{record.way_back}, to go back to, is gone or was changed"
+
+    def _give_up(self, why: str) -> None:
+        """Leave what is installed as it is, and let the minutes go on with it: what can still speak is not silenced."""
+        record, proof, release = self.record, self._proof(), adoption.installed_release(self.paths)
+        what = f"release {release} stays installed{', and does not run' if proof.fault else ''}"
+        todo = f"install a package of the client by hand, or give it a release above {record.release}"
+        log.error("release {} cannot be gone back from: {}; {}", record.release, why, what)
+        went_back = release == record.from_release
+        self._keep(self._finished("failed", f"{record.reason}; {why}; {what}: {todo}", went_back=went_back))
 
     def _keep_minutes_away(self) -> None:
         """Wait for a minute that began while the new release proved itself."""
@@ -255,15 +289,6 @@ class Watcher:
         state.collect_requested = True
         client.save()
 
-    def _restore_patches(self, client: Client) -> None:
-        """Lay the patches over the old release again that the new one, where it was in force, took away. Whoever reads
-        them verifies each anew.
-        """
-        try:
-            generations.bring_back(client.paths.client_state, self.home / PATCHES)
-        except OSError as error:
-            log.error("the patches of before do not come back: {}", error)
-
     def _proof(self) -> Proof:
         """What the new client says about itself. One that says nothing that makes sense does not work."""
         words = [str(self.paths.client_code / "venv/bin/python"), "-I", "-m", "penguindome.client", "prove"]
@@ -277,7 +302,7 @@ class Watcher:
             last = (said.stderr.decode("utf-8", "replace").strip().splitlines() or [error.message])[-1]
             return Proof(fault=f"it ended with status {said.returncode}: {last[:300]}")
 
-    def _finished(self, phase: str, reason: str) -> UpdateRecord:
+    def _finished(self, phase: str, reason: str, *, went_back: bool = True) -> UpdateRecord:
         record = replace(
             self.record, phase=phase, reason=reason, finished_at=self.client.clock(), attempts=0, not_before_at=None
         )
@@ -287,6 +312,8 @@ class Watcher:
         else:
             record.failed = {**record.failed, str(record.release): reason[:500]}
             kept = (record.from_release, record.way_back, record.way_back_sha256)
+            if not went_back:
+                kept = (record.release, record.package, record.sha256)
         record.kept_release, record.kept_package, record.kept_sha256 = kept
         return record
 

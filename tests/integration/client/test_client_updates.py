@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +22,8 @@ from client_peer import Fault, Peer, soon
 from client_releases import Release, ReleasedMachine
 from needs import require
 from penguindome import json
-from penguindome.client import proof
+from penguindome.client import proof, update_record
+from penguindome.client.update_record import UpdateRecord
 from penguindome.errors import InvalidData
 from penguindome.files import FileLock, patiently
 from penguindome.openpgp import DeviceKey
@@ -265,6 +267,61 @@ def test_what_another_release_says_of_itself_may_have_other_fields() -> None:
     assert proof.Proof.from_document({**said, "new": [1]}) == proof.Proof(release=2, reached=True)
     with pytest.raises(InvalidData):
         proof.Proof.from_document({**said, "reached": 1})
+
+
+def without_plugins(laptop: ReleasedMachine) -> Release:
+    """A release of which no plugin runs, and which is otherwise whole. While it proves that, `hold-proof` holds it."""
+    held = f"#!/bin/sh\nwhile [ -e {laptop.paths.root}/hold-proof ]; do sleep 0.02; done\nexit 3\n"
+    return Release(2, files={"plugins/hello.sh": held})
+
+
+def test_what_cannot_be_gone_back_from_stays_and_goes_on_with_its_minutes(laptop: ReleasedMachine) -> None:
+    (laptop.paths.root / "hold-proof").touch()
+    laptop.offer(without_plugins(laptop))
+    laptop.ok("run")
+    laptop.reach("proving")
+    shutil.rmtree(laptop.paths.client_code.parent / "releases/client-1")
+    (laptop.paths.root / "hold-proof").unlink()
+    laptop.settle("failed", because="releases/client-1, to go back to, is gone or was changed")
+    assert "release 2 stays installed, and does not run: install a package" in laptop.reported()["reason"]
+    said = laptop.ok("status")
+    assert "This machine stays with release 2" in said
+    assert "release 1 is in force" not in said
+    reports = len(laptop.peer.reports)
+    laptop.ok("run", "--now")
+    assert len(laptop.peer.reports) > reports
+    laptop.offer(Release(3))
+    laptop.ok("run")
+    laptop.settle("done")
+    assert_still_works(laptop, 3)
+
+
+def test_going_back_is_tried_often_and_not_for_ever(laptop: ReleasedMachine) -> None:
+    (laptop.paths.root / "hold-proof").touch()
+    laptop.offer(without_plugins(laptop))
+    laptop.ok("run")
+    laptop.reach("proving")
+    # What the link is made with cannot be removed.
+    (laptop.paths.client_code.with_name("client.new") / "x").mkdir(parents=True)
+    (laptop.paths.root / "hold-proof").unlink()
+    assert soon(lambda: laptop.record.phase == "going-back" and laptop.record.attempts == 1, 60), laptop.record
+    laptop.kill_watcher()
+    update_record.save(laptop.paths, replace(laptop.record, attempts=19, not_before_at=None))
+    laptop.ok("watch")
+    laptop.settle("failed", because="going back failed 20 times")
+    laptop.ok("run", "--now")
+
+
+def test_a_package_that_was_changed_is_not_gone_back_to(laptop: ReleasedMachine) -> None:
+    laptop.paths.client_cache.mkdir(parents=True)
+    (laptop.paths.client_cache / "old.deb").write_bytes(b"changed")
+    kept = {"kind": "deb", "way_back": "old.deb", "way_back_sha256": sha256(b"kept").hexdigest(), "from_release": 0}
+    update_record.save(laptop.paths, UpdateRecord(phase="going-back", release=1, reason="does not work: why", **kept))
+    laptop.ok("watch")
+    laptop.settle(
+        "failed", because="old.deb, to go back to, is gone or was changed; release 1 stays installed: install"
+    )
+    assert_still_works(laptop, 1)
 
 
 def test_a_download_that_broke_off_goes_on_where_it_stopped(laptop: ReleasedMachine, peer: Peer) -> None:
