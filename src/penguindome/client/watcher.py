@@ -77,8 +77,8 @@ def main(arguments: Sequence[str]) -> int:
             Watcher(paths, here).run()
     except AlreadyRunning as error:
         log.debug(error.message)
-    except PenguinDomeError as error:
-        log.error("the update does not go on: {}", error.message)
+    except (PenguinDomeError, OSError) as error:
+        log.error("the update does not go on: {}", error.message if isinstance(error, PenguinDomeError) else error)
         return 1
     return 0
 
