@@ -83,6 +83,8 @@ class UpdateRecord:
     refused_release: int = 0
     refused_reason: str = ""
     refused_at: datetime | None = None
+    # The release that waits for a person to install it, where `update.automatic` is false; 0: none.
+    waiting_release: int = 0
     # The signed description that was verified last, and its signature: it names the manifest in the package.
     description: str = ""
     description_signature: str = ""

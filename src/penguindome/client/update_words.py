@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from penguindome.client import downloads
 from penguindome.client.update_record import UpdateRecord
+from penguindome.client.version import package_kind
 from penguindome.paths import Paths
 
 
@@ -39,6 +40,20 @@ def complaints(record: UpdateRecord | None) -> list[str]:
     if record.refused_reason:
         lines.append(f"The release that the server offers was {record.refused_reason}. Tell the administrator.")
     return lines
+
+
+def waiting(paths: Paths, record: UpdateRecord | None, *, in_force: int) -> list[str]:
+    """What a person is to install, and how, where that is left to people: a sentence, or nothing. `in_force` is the
+    highest release that ever was.
+    """
+    if record is None or record.waiting_release <= in_force:
+        return []
+    how = {
+        "deb": "run: sudo apt update && sudo apt install penguindome-client",
+        "pacman": "run: sudo pacman -Syu penguindome-client",
+        "tar": "run, in its tar: sudo ./setup",
+    }[package_kind(paths.client_code)]
+    return [f"Release {record.waiting_release} waits, for update.automatic is false. To install it, {how}"]
 
 
 def _stays(record: UpdateRecord) -> int:

@@ -445,6 +445,35 @@ def test_a_machine_that_shall_not_move_by_itself_does_not(laptop: ReleasedMachin
     assert_still_works(laptop, 1)
 
 
+@pytest.mark.parametrize(("kind", "how"), [("deb", "sudo apt install"), ("pacman", "sudo pacman"), ("tar", "./setup")])
+def test_where_people_install_releases_they_are_told_which_one_waits_and_how(
+    laptop: ReleasedMachine, kind: str, how: str
+) -> None:
+    (laptop.paths.settings / "client.yml").write_text("update.automatic: false\n")
+    (laptop.paths.client_code / "package-kind").write_text(f"{kind}\n")
+    assert laptop.ok("update") == "There is nothing new.\n"
+    package = PackageFile("a.package", "0" * 64, 1)
+    laptop.offer(Release(2), packages={kind: package})
+    for said in (laptop.ok("update"), laptop.ok("status")):
+        assert "Release 2 waits" in said
+        assert how in said
+        assert "nothing new" not in said
+        assert "All is well" not in said
+    laptop.peer.offered = None
+    assert laptop.ok("update") == "There is nothing new.\n"
+    assert "Release 2" not in laptop.ok("status")
+
+
+def test_a_release_that_was_installed_by_hand_waits_no_more(laptop: ReleasedMachine, peer: Peer) -> None:
+    (laptop.paths.settings / "client.yml").write_text("update.automatic: false\n")
+    laptop.offer(Release(2))
+    assert "Release 2 waits" in laptop.ok("update")
+    by_hand(laptop, Release(2))
+    peer.always = Fault(drop=True)
+    laptop.ok("run", "--now")
+    assert "waits" not in laptop.ok("status")
+
+
 def test_while_a_release_is_installed_the_minute_and_a_person_wait(laptop: ReleasedMachine, peer: Peer) -> None:
     (laptop.paths.root / "hold-install").touch()
     laptop.offer(Release(2))
