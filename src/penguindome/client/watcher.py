@@ -59,7 +59,7 @@ log = logging.get_logger(__name__)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Watch; with the word `resume`, start a watcher as the minute does, and end."""
+    """Watch; with the word `resume`, start a watcher as the minute does, or at once if need be, and end."""
     paths = Paths.from_environment()
     if "--test" in arguments:
         return 0
@@ -70,7 +70,8 @@ def main(arguments: Sequence[str]) -> int:
     if "resume" in arguments:
         record = update_record.load(paths)
         if record is not None and record.phase in update_record.WATCHED:
-            updating.go_on(client)
+            # What is installed may be unable to start a watcher when the time of its next attempt has come.
+            updating.go_on(client, now=record.phase in update_record.INSTALLING or record.unreached > 0)
         return 0
     try:
         with patiently(lambda: update_record.lock(paths), LOCK_SECONDS):

@@ -116,6 +116,12 @@ def test_a_release_below_the_highest_that_was_ever_in_force_is_refused(laptop: R
     assert_still_works(laptop, 3)
 
 
+def resume(laptop: ReleasedMachine) -> None:
+    """What the boot does."""
+    (program,) = laptop.paths.client_state.glob("updater-*/resume")
+    subprocess.run([program], env=laptop.environment(), check=True)
+
+
 BROKEN = {
     "a module is missing": (Release(2, code=NO_MODULE), "nothing_of_this_name"),
     "a file is not as signed": (Release(2, spoilt={"plugins/hello.sh": "#!/bin/sh\n"}), "plugins/hello.sh: changed"),
@@ -306,10 +312,34 @@ def test_going_back_is_tried_often_and_not_for_ever(laptop: ReleasedMachine) -> 
     (laptop.paths.root / "hold-proof").unlink()
     assert soon(lambda: laptop.record.phase == "going-back" and laptop.record.attempts == 1, 60), laptop.record
     laptop.kill_watcher()
-    update_record.save(laptop.paths, replace(laptop.record, attempts=19, not_before_at=None))
-    laptop.ok("watch")
+    later = utc_now() + timedelta(minutes=50)
+    update_record.save(laptop.paths, replace(laptop.record, attempts=19, not_before_at=later))
+    # The boot does not wait for the next attempt: nobody else might start a watcher then.
+    resume(laptop)
     laptop.settle("failed", because="going back failed 20 times")
     laptop.ok("run", "--now")
+
+
+def test_patches_that_cannot_come_back_at_once_come_back_later(laptop: ReleasedMachine, peer: Peer) -> None:
+    require(os.geteuid() == 0, "root alone mounts")
+    laptop.patch({"plugins/new.sh": "#!/bin/sh\necho '\"patched\"'\n"})
+    laptop.ok("run")
+    (laptop.paths.root / "hold-proof").touch()
+    laptop.offer(without_plugins(laptop))
+    laptop.ok("run")
+    assert soon(lambda: laptop.client().state.highest_release == 2, 60), laptop.record
+    generations = str(laptop.paths.client_state / "generations")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "test", generations], check=True)
+    try:
+        (laptop.paths.root / "hold-proof").unlink()
+        assert soon(lambda: laptop.record.phase == "going-back" and laptop.record.attempts == 1, 60), laptop.record
+        laptop.kill_watcher()
+    finally:
+        subprocess.run(["umount", "--lazy", generations], check=True)
+    resume(laptop)
+    laptop.settle("failed", because="plugins runs")
+    assert_still_works(laptop, 1)
+    assert peer.reports[-1]["plugins"]["new"] == "patched"
 
 
 def test_a_package_that_was_changed_is_not_gone_back_to(laptop: ReleasedMachine) -> None:
@@ -558,9 +588,7 @@ def test_a_watcher_that_is_killed_is_followed_by_another(laptop: ReleasedMachine
     assert laptop.record.phase == phase
     if broken:
         # What is installed does not run: the copy of the old code is started as the boot does.
-        subprocess.run(
-            [next(laptop.paths.client_state.glob("updater-*/resume"))], env=laptop.environment(), check=True
-        )  # fmt: skip
+        resume(laptop)
         laptop.settle("failed")
     else:
         laptop.ok("run")
