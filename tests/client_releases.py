@@ -116,7 +116,7 @@ class ReleasedMachine(Machine):
         self.directory = directory
         self._install(Release(1))
         paths.settings.mkdir(parents=True)
-        (paths.settings / "client.yml").write_text("update.spread: 0s\n")
+        (paths.settings / "client.yml").write_text("update.spread: 0s\nupdate.reach_patience: 0s\n")
         self.set_up()
         self.ok("run")
         self.ok("run")

@@ -1,9 +1,9 @@
 """A small, real FUSE file system, for tests on machines that have Python and nothing else: `python3 fuse_share.py POINT
-LOG`.
+LOG [OWNER]`.
 
 It holds `/kept` and `/deep/kept`, lets everything be deleted and written, and appends to LOG the name of each request
-that changes something, so that a test can see that nobody tried. When it is unmounted, it writes what it still holds.
-The protocol is <linux/fuse.h>.
+that changes something, so that a test can see that nobody tried. All belongs to the user with the number OWNER (1000),
+who alone writes it if that is 0. When it is unmounted, it writes what it still holds. The protocol is <linux/fuse.h>.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ CHANGES = {
 LOOKUP, FORGET, GETATTR, OPEN, READ, STATFS, INIT, OPENDIR, READDIR, BATCH_FORGET = 1, 2, 3, 14, 15, 17, 26, 27, 28, 42
 ROOT, TOP_FILE, DEEP, DEEP_FILE = 1, 2, 3, 4
 CONTENTS = b"kept\n"
+OWNER = int(sys.argv[3]) if len(sys.argv) > 3 else 1000
 tree = {ROOT: {b"kept": TOP_FILE, b"deep": DEEP}, DEEP: {b"kept": DEEP_FILE}}
 
 
 def attributes(node: int) -> bytes:
     directory = node in (ROOT, DEEP)
     mode = stat.S_IFDIR | 0o777 if directory else stat.S_IFREG | 0o666
+    mode &= ~(0 if OWNER else 0o022)
     size = 0 if directory else len(CONTENTS)
-    return struct.pack("=QQQQQQIIIIIIIIII", node, size, 1, 0, 0, 0, 0, 0, 0, mode, 2, 1000, 1000, 0, 4096, 0)
+    return struct.pack("=QQQQQQIIIIIIIIII", node, size, 1, 0, 0, 0, 0, 0, 0, mode, 2, OWNER, OWNER, 0, 4096, 0)
 
 
 def entries(node: int, offset: int) -> bytes:
@@ -67,7 +69,7 @@ def answer(opcode: int, node: int, body: bytes) -> tuple[int, bytes]:
 
 
 def main() -> None:
-    point, log = sys.argv[1:]
+    point, log = sys.argv[1:3]
     device = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other"
     libc = ctypes.CDLL(None, use_errno=True)

@@ -126,7 +126,8 @@ def laptop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         machine = site.prepare("laptop", "debian12-ready" if kind == "deb" else "pacman")
         machine.root.at("/etc/machine-id").unlink(missing_ok=True)
         machine.root.write("/etc/systemd/system/penguindome-client.timer.d/often.conf", OFTEN)
-        machine.root.write("/etc/penguindome/client.d/50-site.yml", "update.spread: 0s\nupdate.lock_patience: 3s\n")
+        patience = "update.lock_patience: 3s\nupdate.reach_patience: 4s\n"
+        machine.root.write("/etc/penguindome/client.d/50-site.yml", f"update.spread: 0s\n{patience}")
         machine.root.write("/root/laptop.bundle", peer.bundle().to_text(), mode=0o600)
         if kind == "pacman":
             pacman(machine.root, "-U", *stand_ins(directory))

@@ -107,3 +107,19 @@ def test_a_point_with_what_may_end_a_line_elsewhere_is_read_whole(character: str
 
 def test_this_machines_own_mounts_can_be_read() -> None:
     assert any(mount.point == "/" for mount in mounts.read())
+
+
+@pytest.mark.parametrize(
+    ("path", "point"),
+    [("/home/alice/nfs/x", "/home/alice/nfs"), ("/home/alice/nfsx", "/home"), ("/var/cache", "/"), ("/", "/")],
+)
+def test_a_file_lies_on_the_deepest_mount_above_it(path: str, point: str) -> None:
+    found = mounts.holding(mounts.parse(LAPTOP), path)
+    assert found is not None
+    assert found.point == point
+
+
+def test_a_mount_hides_those_before_it() -> None:
+    found = mounts.holding(mounts.parse(LAPTOP + "70 22 0:80 / /home rw - nfs nas:/ rw\n"), "/home/bob/stick/x")
+    assert found is not None
+    assert found.kind == "nfs"

@@ -61,8 +61,11 @@ def renew(client: Client) -> None:
 
 
 def put_in_place(client: Client) -> bool:
-    """Make apt's files, or remove them where they shall not be; says whether they are there. Raises OSError."""
+    """Make apt's files, or remove them where they shall not be; says whether they are there. Raises OSError or
+    ProcessError.
+    """
     from penguindome import json
+    from penguindome.client.package_managers import deb
     from penguindome.files import ensure_directory, read_limited, write_atomically
 
     paths, directory = client.paths, client.paths.client_state
@@ -80,7 +83,7 @@ def put_in_place(client: Client) -> bool:
         AUTHORITIES: None,
         CONFIGURATION: None,
         CREDENTIALS: (_credentials(url.scheme, url.netloc, url.path, credentials), 0o600),
-        SOURCES: (_sources(client.settings["server.url"]), 0o644),
+        SOURCES: (sources(client.settings["server.url"], deb.architecture()), 0o644),
     }
     if authorities is not None and url.scheme == "https":
         contents[AUTHORITIES] = (read_limited(authorities, 1 << 20).decode("ascii"), 0o644)
@@ -103,27 +106,27 @@ def remove(paths: Paths) -> None:
 
 
 def _wanted(client: Client) -> str:
-    """A hash of all that apt's files are made of; "" where there shall be none."""
+    """A hash of all that apt's files are made of, and of their form; "" where there shall be none."""
     directory, settings = client.paths.client_state, client.settings
     if not settings["repository.manage"] or package_kind(client.paths.client_code) != "deb":
         return ""
     if not (directory / "repository.json").exists():
         return ""
     authorities = settings["ca_certificate"]
-    digest = sha256(f"1 {settings['server.url']} {authorities}".encode())
+    digest = sha256(f"2 {settings['server.url']} {authorities}".encode())
     for path in (*(directory / name for name in _MATERIALS), *([authorities] if authorities else [])):
         digest.update(sha256(_bytes(path)).digest())
     return digest.hexdigest()
 
 
-def _sources(url: str) -> str:
-    """See sources.list(5), its DEB822-style."""
+def sources(url: str, architecture: str) -> str:
+    """See sources.list(5), its DEB822-style. Of other architectures that dpkg may know, the site has no packages."""
     lines = {
         "Types": "deb",
         "URIs": f"{url.rstrip('/')}/{PLACE}",
         "Suites": "stable",
         "Components": "main",
-        "Architectures": "amd64",
+        "Architectures": architecture,
         "Signed-By": f"/{KEYRING}",
     }
     return _MADE + "".join(f"{name}: {value}\n" for name, value in lines.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from penguindome.client.installed import Installed
     from penguindome.client.transport import Transport
 
+LEFT_OVER_SECONDS = 600.0
+"""No write of a small file takes as long, but on a machine that slept meanwhile: it is then begun again."""
 LOOPBACK = frozenset({"localhost", "::1"})
 _LOOPBACK_V4 = re.compile(r"127(\.\d{1,3}){3}")
 
@@ -153,10 +155,15 @@ class Client:
         with FileLock(self.paths.client_state / "lock"):
             if not while_installing:
                 self._refuse_while_installing()
-            for leftover in self.paths.client_state.glob(".*.new"):
-                # A write that was killed; we hold the lock, so nobody is at it now.
-                leftover.unlink(missing_ok=True)
+            self._remove_leftovers()
             yield
+
+    def _remove_leftovers(self) -> None:
+        """Delete what writes left that were killed. A young one may be of somebody who needs another lock than ours."""
+        for leftover in self.paths.client_state.glob(".*.new"):
+            with suppress(FileNotFoundError):
+                if self.clock().timestamp() - leftover.lstat().st_mtime > LEFT_OVER_SECONDS:
+                    leftover.unlink()
 
     def _refuse_while_installing(self) -> None:
         if not (self.paths.client_state / "update.json").exists():

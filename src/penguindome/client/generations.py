@@ -101,6 +101,8 @@ def copy(state: Path, to: Path) -> None:
     generation = in_force(state)
     if generation is not None:
         shutil.copytree(generation, to, symlinks=True)
+        # What is recorded next outlives a power cut, and so must this.
+        os.sync()
 
 
 def bring_back(state: Path, copied: Path) -> None:

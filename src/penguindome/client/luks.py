@@ -91,5 +91,5 @@ def _by_file(disk: Path, mounts: Sequence[Mount]) -> str | None:
     if not file.is_file():
         return None
     path = file.read_bytes().removesuffix(b"\n").decode("utf-8", "surrogateescape")
-    mount = holding(path, mounts)
+    mount = holding(mounts, path)
     return None if mount is None or mount.is_local else f"its file lies on {mount.point} ({mount.kind})"

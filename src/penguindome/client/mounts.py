@@ -78,11 +78,9 @@ def is_below(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
-def holding(path: str, mounts: Sequence[Mount]) -> Mount | None:
-    """The mount that an absolute path leads to."""
-    around = [mount for mount in mounts if is_below(path, mount.point)]
-    # The newest hides those that are mounted at the same point.
-    return max(reversed(around), key=lambda mount: len(mount.point), default=None)
+def holding(mounts: Sequence[Mount], path: str) -> Mount | None:
+    """The mount that a path without links lies on: of those at or above it the newest, which hides the others."""
+    return next((mount for mount in reversed(mounts) if is_below(path, mount.point)), None)
 
 
 def to_detach(mounts: Sequence[Mount], homes: Iterable[str], *, kept: Iterable[str]) -> list[Mount]:

@@ -30,7 +30,7 @@ def take(client: Client, offered: object, *, held_release: int) -> None:
         with update_record.lock(client.paths):
             before = update_record.load(client.paths) or UpdateRecord()
             judge = _judge if client.settings["update.automatic"] else _note
-            after = judge(client, before, offered, held_release)
+            after = judge(client, replace(before, waiting_release=0), offered, held_release)
             if after != before:
                 update_record.save(client.paths, after)
     except AlreadyRunning:
@@ -38,13 +38,13 @@ def take(client: Client, offered: object, *, held_release: int) -> None:
 
 
 def _note(client: Client, record: UpdateRecord, offered: object, held_release: int) -> UpdateRecord:
-    """The record with the description of what is offered, if that may be moved to."""
+    """The record with the description of what is offered, and that it waits, if it may be moved to."""
     try:
         description = _verified(client, offered, held_release)
     except PenguinDomeError as error:
         log.debug("what the server offers is left alone: {}", error.message)
         return record
-    return _described(record, description, offered)
+    return replace(_described(record, description, offered), waiting_release=description.release)
 
 
 def _described(record: UpdateRecord, description: Description, offered: object) -> UpdateRecord:

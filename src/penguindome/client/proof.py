@@ -6,6 +6,7 @@ every file is compared with the manifest, the plugins run, and the server is ask
 
 from __future__ import annotations
 
+import errno
 import importlib
 import pkgutil
 from dataclasses import asdict, dataclass
@@ -13,26 +14,30 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import penguindome
-from penguindome.client.errors import Refused
+from penguindome.client.errors import NoSpace, Refused
+from penguindome.client.state import NO_SPACE
 from penguindome.errors import InvalidData, PenguinDomeError
-from penguindome.files import patiently
+from penguindome.files import AlreadyRunning, patiently
 
 if TYPE_CHECKING:
     from penguindome.client.context import Client
 
-LOCK_SECONDS = 300.0
+MINUTE_SECONDS = 2400.0
+"""How long a minute may be at work before it is taken to hang."""
+_OF_THE_DISK = NO_SPACE | {errno.EIO, errno.EROFS}
 
 
 @dataclass
 class Proof:
-    """What came of it. `fault` says why this client must not stay ("" when it may); `reached`, whether the server
-    answered, and if not, `unreached` says why.
+    """What came of it. `fault` says why this client must not stay ("" when it may); `passing`, what kept it from being
+    tried, and is not its fault; `reached`, whether the server answered, and if not, `unreached` says why.
     """
 
     release: int = -1
     fault: str = ""
     reached: bool = False
     unreached: str = ""
+    passing: str = ""
 
     def to_document(self) -> dict[str, Any]:
         """For the watcher, as JSON."""
@@ -40,25 +45,32 @@ class Proof:
 
     @classmethod
     def from_document(cls, document: Any) -> Proof:
-        """What another release's client said. Raises InvalidData."""
+        """What another release's client said, which may know more fields, or fewer. Raises InvalidData."""
         if not isinstance(document, dict):
             raise InvalidData("it is no object")
-        kinds = {"release": int, "fault": str, "reached": bool, "unreached": str}
-        values: dict[str, Any] = {name: document.get(name) for name in kinds}
-        if not all(isinstance(values[name], kind) for name, kind in kinds.items()):
+        defaults = asdict(cls())
+        values: dict[str, Any] = {name: document.get(name, default) for name, default in defaults.items()}
+        if not all(type(values[name]) is type(default) for name, default in defaults.items()):
             raise InvalidData("a field is of the wrong type")
         return cls(**values)
 
 
-def prove(client: Client) -> Proof:
-    """Try everything that a minute does. What fails is in what is returned."""
+def prove(client: Client, *, patience: float = MINUTE_SECONDS) -> Proof:
+    """Try everything that a minute does. What fails is in what is returned. A minute that is at work is waited for, for
+    `patience` seconds.
+    """
     proof = Proof()
     try:
         _import_everything()
-        with patiently(lambda: client.locked(while_installing=True), LOCK_SECONDS):
+        with patiently(lambda: client.locked(while_installing=True), patience):
             _run_through(client, proof)
+    except (AlreadyRunning, NoSpace) as error:
+        proof.passing = error.message
     except Exception as error:
-        proof.fault = _in_words(error)
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            proof.passing = _in_words(error)
+        else:
+            proof.fault = _in_words(error)
     return proof
 
 

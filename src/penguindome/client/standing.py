@@ -79,6 +79,7 @@ def take(client: Client) -> Standing:
             *_about_files(client, installed.complaints()),
             *_about_refusals(client),
             *update_words.complaints(update),
+            *update_words.waiting(client.paths, update, in_force=state.highest_release),
         ],
     )
 

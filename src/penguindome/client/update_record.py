@@ -70,6 +70,8 @@ class UpdateRecord:
     reason: str = ""
     attempts: int = 0
     not_before_at: datetime | None = None
+    # How often the new release could not reach the server, and the old one could right afterwards.
+    unreached: int = 0
 
     # Releases that did not work here, and why.
     failed: dict[str, str] = field(default_factory=dict)
@@ -81,6 +83,8 @@ class UpdateRecord:
     refused_release: int = 0
     refused_reason: str = ""
     refused_at: datetime | None = None
+    # The release that waits for a person to install it, where `update.automatic` is false; 0: none.
+    waiting_release: int = 0
     # The signed description that was verified last, and its signature: it names the manifest in the package.
     description: str = ""
     description_signature: str = ""

@@ -28,6 +28,15 @@ UPDATE_SETTINGS = (
         description="How long an update waits for another program that installs packages before it tries again later.",
     ),
     Setting(
+        name="update.reach_patience",
+        kind="duration",
+        default=timedelta(minutes=15),
+        minimum=timedelta(0),
+        maximum=timedelta(hours=6),
+        description="Over how long a time a new release must fail to reach the server, each time that the old one can,"
+        " before the old one is put back.",
+    ),
+    Setting(
         name="repository.manage",
         kind=bool,
         default=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from penguindome.client import downloads
 from penguindome.client.update_record import UpdateRecord
+from penguindome.client.version import package_kind
 from penguindome.paths import Paths
 
 
@@ -13,7 +14,7 @@ def standing(paths: Paths, record: UpdateRecord | None) -> str:
         return ""
     number = record.release
     if record.phase == "failed":
-        return f"release {number} did not work here; release {record.from_release} is in force"
+        return f"release {number} did not work here; release {_stays(record)} is in force"
     if record.phase == "done":
         return f"moved from release {record.from_release} to {number}"
     doing = {
@@ -33,12 +34,31 @@ def complaints(record: UpdateRecord | None) -> list[str]:
     lines = []
     if record.phase == "failed":
         lines.append(
-            f"Release {record.release} {record.reason}. This machine stays with release {record.from_release}, and"
+            f"Release {record.release} {record.reason}. This machine stays with release {_stays(record)}, and"
             " takes the next one. Tell the administrator."
         )
     if record.refused_reason:
         lines.append(f"The release that the server offers was {record.refused_reason}. Tell the administrator.")
     return lines
+
+
+def waiting(paths: Paths, record: UpdateRecord | None, *, in_force: int) -> list[str]:
+    """What a person is to install, and how, where that is left to people: a sentence, or nothing. `in_force` is the
+    highest release that ever was.
+    """
+    if record is None or record.waiting_release <= in_force:
+        return []
+    how = {
+        "deb": "run: sudo apt update && sudo apt install penguindome-client",
+        "pacman": "run: sudo pacman -Syu penguindome-client",
+        "tar": "run, in its tar: sudo ./setup",
+    }[package_kind(paths.client_code)]
+    return [f"Release {record.waiting_release} waits, for update.automatic is false. To install it, {how}"]
+
+
+def _stays(record: UpdateRecord) -> int:
+    """Which release a machine has on which one failed: that very one, where it could not go back from it."""
+    return record.release if record.kept_release == record.release else record.from_release
 
 
 def _because(doing: str, reason: str) -> str:

@@ -11,7 +11,8 @@ finished; one lock lets only one of them work.
 
 A release that cannot be installed because of something else (a lock, a full disk, a package that is missing) is tried
 again later and later; the old one is untouched then. One that leaves something half done, or does not work, goes back,
-and is never tried again. The patches of the old release are kept in the copy, for it takes them back.
+and is never tried again; where it cannot go back, what is installed stays, and that is told. The patches of the old
+release are kept in the copy, for they come back with it.
 """
 
 from __future__ import annotations
@@ -23,29 +24,42 @@ from dataclasses import replace
 from pathlib import Path
 
 from penguindome import json, logging, processes
-from penguindome.client import downloads, generations, installed, old_code, package_managers, update_record, updating
+from penguindome.client import (
+    adoption,
+    downloads,
+    generations,
+    installed,
+    old_code,
+    package_managers,
+    update_record,
+    updating,
+)
 from penguindome.client.context import Client
 from penguindome.client.package_managers import Busy, PackageManager
-from penguindome.client.proof import Proof, reach
+from penguindome.client.proof import MINUTE_SECONDS, Proof, reach
 from penguindome.client.settings import RELEASED
 from penguindome.client.update_record import UpdateRecord
 from penguindome.errors import InvalidData, PenguinDomeError, ProcessError
 from penguindome.files import AlreadyRunning, patiently
 from penguindome.paths import Paths
 
-PROOF_SECONDS = 900.0
+PROOF_SECONDS = MINUTE_SECONDS + 900.0
 REPORT_SECONDS = 600.0
 LOCK_SECONDS = 5.0
-MINUTE_SECONDS = 2400.0
-"""How long a minute may be at work before it is taken to hang."""
 LONGEST_WAIT = 600.0
+GO_BACK_ATTEMPTS = 20
+"""After so many, in about three hours, going back is given up, for until then no minute runs."""
+DEAF_AFTER = 5
+"""So often, in turns with the old release, the new one fails to reach the server before it is taken to be the fault of
+the new one: a connection that is lost now and then must not cost a good release. Then it counts like any other failure,
+also for the server, which halts a release by them: that it cannot reach the server is what else would be found last."""
 PATCHES = "overlay"
 
 log = logging.get_logger(__name__)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Watch; with the word `resume`, start a watcher as the minute does, and end."""
+    """Watch; with the word `resume`, start a watcher as the minute does, or at once if need be, and end."""
     paths = Paths.from_environment()
     if "--test" in arguments:
         return 0
@@ -56,15 +70,16 @@ def main(arguments: Sequence[str]) -> int:
     if "resume" in arguments:
         record = update_record.load(paths)
         if record is not None and record.phase in update_record.WATCHED:
-            updating.go_on(client)
+            # What is installed may be unable to start a watcher when the time of its next attempt has come.
+            updating.go_on(client, now=record.phase in update_record.INSTALLING or record.unreached > 0)
         return 0
     try:
         with patiently(lambda: update_record.lock(paths), LOCK_SECONDS):
             Watcher(paths, here).run()
     except AlreadyRunning as error:
         log.debug(error.message)
-    except PenguinDomeError as error:
-        log.error("the update does not go on: {}", error.message)
+    except (PenguinDomeError, OSError) as error:
+        log.error("the update does not go on: {}", error.message if isinstance(error, PenguinDomeError) else error)
         return 1
     return 0
 
@@ -76,6 +91,8 @@ class Watcher:
         self.paths, self.home = paths, home
         self.record = update_record.load(self.paths) or UpdateRecord()
         self._interrupted = self.record.phase in update_record.INSTALLING
+        # Whether what is installed may be unable to start another watcher.
+        self._is_doubtful = False
 
     @property
     def client(self) -> Client:
@@ -100,10 +117,10 @@ class Watcher:
             self._clean_up()
 
     def _waited(self) -> bool:
-        """Wait for the next attempt, if half a release may be all that is installed: then no minute starts another
-        watcher. Says whether that was so.
+        """Wait for the next attempt, if half a release may be all that is installed, or one that does not work: then no
+        minute starts another watcher. Says whether that was so.
         """
-        if self.record.phase not in update_record.INSTALLING:
+        if self.record.phase not in update_record.INSTALLING and not self._is_doubtful:
             return False
         until = self.record.not_before_at
         clock = self.client.clock
@@ -154,7 +171,7 @@ class Watcher:
             self._postpone(f"waits: {error.message}")
             return
         if not reason:
-            self._keep(replace(record, phase="proving", reason="", attempts=0, not_before_at=None))
+            self._keep(replace(record, phase="proving", reason="", attempts=0, not_before_at=None, unreached=0))
         elif record.from_version and manager.installed_version() == record.from_version:
             # What is installed is as it was; it may be the disk, the network or another package.
             self._keep(replace(record, phase="ready"))
@@ -174,7 +191,10 @@ class Watcher:
     def _prove(self) -> None:
         self._interrupted = False
         record, proof = self.record, self._proof()
-        if proof.fault or proof.release != record.release:
+        self._is_doubtful = bool(proof.passing or record.unreached)
+        if proof.passing and not proof.fault:
+            self._postpone(f"waits: {proof.passing}")
+        elif proof.fault or proof.release != record.release:
             fault = proof.fault or f"what is installed is release {proof.release}"
             self._keep(replace(record, phase="going-back", reason=f"does not work: {fault}", attempts=0))
         elif proof.reached:
@@ -182,28 +202,63 @@ class Watcher:
         elif unreached := reach(self.client):
             self._postpone(f"is installed, and the server cannot be reached to prove it: {unreached}")
         else:
-            reason = f"does not work: it cannot reach the server ({proof.unreached}), and the old one can"
-            self._keep(replace(record, phase="going-back", reason=reason, attempts=0))
+            self._note_unreached(proof.unreached)
+
+    def _note_unreached(self, why: str) -> None:
+        """The new release could not reach the server, and the old one could: tried again, until it is no accident."""
+        self._is_doubtful = True
+        record = replace(self.record, unreached=self.record.unreached + 1)
+        reason = f"it cannot reach the server ({why}), and the old one can"
+        if record.unreached >= DEAF_AFTER:
+            reason = f"does not work: {reason}, {record.unreached} times in turns"
+            self._keep(replace(record, phase="going-back", reason=reason, attempts=0, unreached=0))
+            return
+        log.warning("release {} is tried again: {}", record.release, reason)
+        pause = self.client.settings["update.reach_patience"] / (DEAF_AFTER - 1)
+        again_at = self.client.clock() + pause
+        self._keep(replace(record, reason=reason, attempts=record.attempts + 1, not_before_at=again_at))
 
     def _go_back(self) -> None:
         record = self.record
-        if not record.way_back:
-            self._keep(
-                self._finished("failed", f"{record.reason}; no package of the old release is here to go back to")
-            )
+        if gone := self._gone():
+            self._give_up(gone)
             return
         log.error("release {} {}; going back", record.release, record.reason)
-        self._keep_minutes_away()
         try:
+            self._keep_minutes_away()
             self._manager().go_back(record.way_back, interrupted=True)
-        except (Busy, ProcessError) as error:
-            log.error("going back is tried again: {}", error.message)
+            with self._alone() as client:
+                self._restore_manifest(client)
+                generations.bring_back(client.paths.client_state, self.home / PATCHES)
+        except (PenguinDomeError, OSError) as error:
+            why = error.message if isinstance(error, PenguinDomeError) else str(error)
+            if record.attempts + 1 >= GO_BACK_ATTEMPTS:
+                self._give_up(f"going back failed {GO_BACK_ATTEMPTS} times: {why}")
+                return
+            log.error("going back is tried again: {}", why)
             self._keep(updating.postponed(self.client, self.record, record.reason))
             return
-        with self._alone() as client:
-            self._restore_manifest(client)
-            self._restore_patches(client)
-            self._keep(self._finished("failed", record.reason))
+        self._keep(self._finished("failed", record.reason))
+
+    def _gone(self) -> str:
+        """Why there is nothing to go back to; "" when there is. What is not as it was kept is not installed."""
+        record = self.record
+        if not record.way_back:
+            return "no package of the old release is here to go back to"
+        if record.kind == "tar":
+            is_whole = (self.paths.client_code.parent / record.way_back).is_dir()
+        else:
+            is_whole = downloads.is_whole(self.paths.client_cache / record.way_back, record.way_back_sha256)
+        return "" if is_whole else f"{record.way_back}, to go back to, is gone or was changed"
+
+    def _give_up(self, why: str) -> None:
+        """Leave what is installed as it is, and let the minutes go on with it: what can still speak is not silenced."""
+        record, proof, release = self.record, self._proof(), adoption.installed_release(self.paths)
+        what = f"release {release} stays installed{', and does not run' if proof.fault else ''}"
+        todo = f"install a package of the client by hand, or give it a release above {record.release}"
+        log.error("release {} cannot be gone back from: {}; {}", record.release, why, what)
+        went_back = release == record.from_release
+        self._keep(self._finished("failed", f"{record.reason}; {why}; {what}: {todo}", went_back=went_back))
 
     def _keep_minutes_away(self) -> None:
         """Wait for a minute that began while the new release proved itself."""
@@ -235,15 +290,6 @@ class Watcher:
         state.collect_requested = True
         client.save()
 
-    def _restore_patches(self, client: Client) -> None:
-        """Lay the patches over the old release again that the new one, where it was in force, took away. Whoever reads
-        them verifies each anew.
-        """
-        try:
-            generations.bring_back(client.paths.client_state, self.home / PATCHES)
-        except OSError as error:
-            log.error("the patches of before do not come back: {}", error)
-
     def _proof(self) -> Proof:
         """What the new client says about itself. One that says nothing that makes sense does not work."""
         words = [str(self.paths.client_code / "venv/bin/python"), "-I", "-m", "penguindome.client", "prove"]
@@ -257,7 +303,7 @@ class Watcher:
             last = (said.stderr.decode("utf-8", "replace").strip().splitlines() or [error.message])[-1]
             return Proof(fault=f"it ended with status {said.returncode}: {last[:300]}")
 
-    def _finished(self, phase: str, reason: str) -> UpdateRecord:
+    def _finished(self, phase: str, reason: str, *, went_back: bool = True) -> UpdateRecord:
         record = replace(
             self.record, phase=phase, reason=reason, finished_at=self.client.clock(), attempts=0, not_before_at=None
         )
@@ -267,6 +313,8 @@ class Watcher:
         else:
             record.failed = {**record.failed, str(record.release): reason[:500]}
             kept = (record.from_release, record.way_back, record.way_back_sha256)
+            if not went_back:
+                kept = (record.release, record.package, record.sha256)
         record.kept_release, record.kept_package, record.kept_sha256 = kept
         return record
 

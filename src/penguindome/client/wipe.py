@@ -177,7 +177,7 @@ class Wiping:
         told = _erase_home(account, home, homes)
         if is_ours:
             return told
-        around = mounts.holding(home, self._mounted)
+        around = mounts.holding(self._mounted, home)
         if around is not None and around.is_remote:
             return f"it lies on {around.point} ({around.kind}), and was not touched"
         raise _Left(f"{home} was not there, and it was not this wipe that deleted it")

@@ -4,11 +4,13 @@ shown in tests/packages/test_apt_sources.py.
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from client_peer import Machine, Peer, soon
+from needs import require_program
 from penguindome import json
 from penguindome.client import apt_sources
 from penguindome.client.installation import set_up
@@ -39,6 +41,13 @@ def test_once_enrolled_a_machine_tells_apt_of_the_repository(debian: Machine, pe
     credentials = file(debian, apt_sources.CREDENTIALS)
     assert f"login {debian.client().identity.client_id}\npassword secret\n" in credentials.read_text()
     assert credentials.stat().st_mode & 0o777 == 0o600
+
+
+def test_apt_is_told_of_packages_for_this_kind_of_machine_alone(debian: Machine, peer: Peer) -> None:
+    asked = [require_program("dpkg"), "--print-architecture"]
+    here = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    assert soon_there(debian, apt_sources.SOURCES, f"Architectures: {here}")
+    assert "Architectures: arm64\n" in apt_sources.sources(peer.url, "arm64")
 
 
 def test_before_it_is_enrolled_it_does_not(ready: Machine, peer: Peer) -> None:

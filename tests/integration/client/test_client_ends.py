@@ -59,8 +59,17 @@ def test_a_second_run_ends_quietly_and_other_verbs_say_that_one_is_at_work(enrol
 def test_what_a_killed_write_left_behind_goes_with_the_next_run(enrolled: Machine) -> None:
     leftover = enrolled.paths.client_state / ".state.json.0123456789ab.new"
     leftover.write_text("half a sta")
+    # Whoever watches over an update writes beside the minute.
+    at_work = leftover.with_name(".update.json.0123456789ab.new")
+    at_work.write_text("half an upd")
+    before = time.time() - 660
+    os.utime(leftover, (before, before))
     enrolled.minute()
     assert not leftover.exists()
+    assert at_work.exists()
+    enrolled.later(minutes=11)
+    enrolled.minute()
+    assert not at_work.exists()
 
 
 @pytest.mark.parametrize("verb", ["run --now", "collect", "show"])

@@ -7,7 +7,8 @@ import random
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +21,10 @@ from client_packages import DEAF, NO_MODULE
 from client_peer import Fault, Peer, soon
 from client_releases import Release, ReleasedMachine
 from needs import require
+from penguindome import json
+from penguindome.client import proof, update_record
+from penguindome.client.update_record import UpdateRecord
+from penguindome.errors import InvalidData
 from penguindome.files import FileLock, patiently
 from penguindome.openpgp import DeviceKey
 from penguindome.paths import Paths
@@ -111,6 +116,12 @@ def test_a_release_below_the_highest_that_was_ever_in_force_is_refused(laptop: R
     assert_still_works(laptop, 3)
 
 
+def resume(laptop: ReleasedMachine) -> None:
+    """What the boot does."""
+    (program,) = laptop.paths.client_state.glob("updater-*/resume")
+    subprocess.run([program], env=laptop.environment(), check=True)
+
+
 BROKEN = {
     "a module is missing": (Release(2, code=NO_MODULE), "nothing_of_this_name"),
     "a file is not as signed": (Release(2, spoilt={"plugins/hello.sh": "#!/bin/sh\n"}), "plugins/hello.sh: changed"),
@@ -120,7 +131,7 @@ BROKEN = {
     ),
     "its settings do not fit": (Release(2, files={"settings/site.yml": "update.spread: many\n"}), "update.spread"),
     "no plugin runs": (Release(2, files={"plugins/hello.sh": "#!/bin/sh\nexit 3\n"}), "plugins runs"),
-    "it cannot reach the server": (Release(2, code=DEAF), "deaf"),
+    "it cannot reach the server": (Release(2, code=DEAF), "(deaf), and the old one can, 5 times in turns"),
 }
 
 
@@ -182,6 +193,165 @@ def test_a_machine_without_a_network_keeps_what_it_installed_and_proves_it_later
     laptop.ok("run", "--now")
     laptop.settle("done")
     assert_still_works(laptop, 2)
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_connections_that_are_lost_now_and_then_condemn_no_release(
+    laptop: ReleasedMachine, peer: Peer, lost: int
+) -> None:
+    hold = laptop.paths.root / "hold-proof"
+    hold.touch()
+    waits = f"#!/bin/sh\nwhile [ -e {hold} ]; do sleep 0.02; done\necho '{{\"release\": 2}}'\n"
+    laptop.offer(Release(2, files={"plugins/hello.sh": waits}))
+    laptop.ok("run")
+    laptop.reach("proving")
+    asked = len(peer.requests)
+
+    def lose(_endpoint: str) -> None:
+        # The new release asks first, and the old one right after it.
+        before = len(peer.requests) - asked
+        peer.always = Fault(drop=True) if before in range(0, 2 * lost, 2) else None
+
+    peer.on_request = lose
+    hold.unlink()
+    laptop.settle("done")
+    assert_still_works(laptop, 2)
+
+
+BUSY = {
+    "client/proof.py": (SOURCES / "client/proof.py").read_text()
+    + """
+_prove = prove
+
+
+def prove(client: Client) -> Proof:
+    if (client.paths.root / "busy").exists():
+        return Proof(passing="another run holds the lock")
+    return _prove(client)
+"""
+}
+
+
+def test_what_keeps_a_release_from_being_tried_is_waited_for_and_condemns_nothing(laptop: ReleasedMachine) -> None:
+    busy = laptop.paths.root / "busy"
+    busy.touch()
+    laptop.offer(Release(2, code=BUSY))
+    laptop.ok("run")
+    assert soon(lambda: laptop.record.attempts == 1, 60), laptop.record
+    assert (laptop.record.phase, laptop.record.reason) == ("proving", "waits: another run holds the lock")
+    assert "it waits: another run holds the lock" in laptop.ok("status")
+    # The watcher waits itself, for a release that keeps its own minutes from working could not start another.
+    assert laptop.is_watched_by_copy()
+    laptop.kill_watcher()
+    busy.unlink()
+    laptop.ok("run", "--now")
+    laptop.settle("done")
+    assert_still_works(laptop, 2)
+
+
+def test_a_full_disk_is_not_the_fault_of_the_release_that_is_tried(laptop: ReleasedMachine) -> None:
+    by_hand(laptop, Release(2))
+    with small(laptop.paths.client_state, "4m") as state:
+        with suppress(OSError), (state / "filling").open("wb", buffering=0) as filling:
+            while True:
+                filling.write(b"x" * 4096)
+        said = json.loads(laptop.run("prove").stdout)
+        assert said["fault"] == ""
+        assert "no space" in said["passing"].lower()
+
+
+def test_a_minute_that_is_at_work_is_not_the_fault_of_the_release_that_is_tried(laptop: ReleasedMachine) -> None:
+    with laptop.client().locked():
+        tried = proof.prove(laptop.client(), patience=0)
+    assert tried.fault == ""
+    assert "another run" in tried.passing
+
+
+def test_what_another_release_says_of_itself_may_have_other_fields() -> None:
+    said = proof.Proof(release=2, reached=True).to_document()
+    del said["passing"]
+    assert proof.Proof.from_document({**said, "new": [1]}) == proof.Proof(release=2, reached=True)
+    with pytest.raises(InvalidData):
+        proof.Proof.from_document({**said, "reached": 1})
+
+
+def without_plugins(laptop: ReleasedMachine) -> Release:
+    """A release of which no plugin runs, and which is otherwise whole. While it proves that, `hold-proof` holds it."""
+    held = f"#!/bin/sh\nwhile [ -e {laptop.paths.root}/hold-proof ]; do sleep 0.02; done\nexit 3\n"
+    return Release(2, files={"plugins/hello.sh": held})
+
+
+def test_what_cannot_be_gone_back_from_stays_and_goes_on_with_its_minutes(laptop: ReleasedMachine) -> None:
+    (laptop.paths.root / "hold-proof").touch()
+    laptop.offer(without_plugins(laptop))
+    laptop.ok("run")
+    laptop.reach("proving")
+    shutil.rmtree(laptop.paths.client_code.parent / "releases/client-1")
+    (laptop.paths.root / "hold-proof").unlink()
+    laptop.settle("failed", because="releases/client-1, to go back to, is gone or was changed")
+    assert "release 2 stays installed, and does not run: install a package" in laptop.reported()["reason"]
+    said = laptop.ok("status")
+    assert "This machine stays with release 2" in said
+    assert "release 1 is in force" not in said
+    reports = len(laptop.peer.reports)
+    laptop.ok("run", "--now")
+    assert len(laptop.peer.reports) > reports
+    laptop.offer(Release(3))
+    laptop.ok("run")
+    laptop.settle("done")
+    assert_still_works(laptop, 3)
+
+
+def test_going_back_is_tried_often_and_not_for_ever(laptop: ReleasedMachine) -> None:
+    (laptop.paths.root / "hold-proof").touch()
+    laptop.offer(without_plugins(laptop))
+    laptop.ok("run")
+    laptop.reach("proving")
+    # What the link is made with cannot be removed.
+    (laptop.paths.client_code.with_name("client.new") / "x").mkdir(parents=True)
+    (laptop.paths.root / "hold-proof").unlink()
+    assert soon(lambda: laptop.record.phase == "going-back" and laptop.record.attempts == 1, 60), laptop.record
+    laptop.kill_watcher()
+    later = utc_now() + timedelta(minutes=50)
+    update_record.save(laptop.paths, replace(laptop.record, attempts=19, not_before_at=later))
+    # The boot does not wait for the next attempt: nobody else might start a watcher then.
+    resume(laptop)
+    laptop.settle("failed", because="going back failed 20 times")
+    laptop.ok("run", "--now")
+
+
+def test_patches_that_cannot_come_back_at_once_come_back_later(laptop: ReleasedMachine, peer: Peer) -> None:
+    require(os.geteuid() == 0, "root alone mounts")
+    laptop.patch({"plugins/new.sh": "#!/bin/sh\necho '\"patched\"'\n"})
+    laptop.ok("run")
+    (laptop.paths.root / "hold-proof").touch()
+    laptop.offer(without_plugins(laptop))
+    laptop.ok("run")
+    assert soon(lambda: laptop.client().state.highest_release == 2, 60), laptop.record
+    generations = str(laptop.paths.client_state / "generations")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "test", generations], check=True)
+    try:
+        (laptop.paths.root / "hold-proof").unlink()
+        assert soon(lambda: laptop.record.phase == "going-back" and laptop.record.attempts == 1, 60), laptop.record
+        laptop.kill_watcher()
+    finally:
+        subprocess.run(["umount", "--lazy", generations], check=True)
+    resume(laptop)
+    laptop.settle("failed", because="plugins runs")
+    assert_still_works(laptop, 1)
+    assert peer.reports[-1]["plugins"]["new"] == "patched"
+
+
+def test_a_package_that_was_changed_is_not_gone_back_to(laptop: ReleasedMachine) -> None:
+    laptop.paths.client_cache.mkdir(parents=True)
+    (laptop.paths.client_cache / "old.deb").write_bytes(b"changed")
+    kept = {"kind": "deb", "way_back": "old.deb", "way_back_sha256": sha256(b"kept").hexdigest(), "from_release": 0}
+    update_record.save(laptop.paths, UpdateRecord(phase="going-back", release=1, reason="does not work: why", **kept))
+    laptop.ok("watch")
+    laptop.settle(
+        "failed", because="old.deb, to go back to, is gone or was changed; release 1 stays installed: install"
+    )
+    assert_still_works(laptop, 1)
 
 
 def test_a_download_that_broke_off_goes_on_where_it_stopped(laptop: ReleasedMachine, peer: Peer) -> None:
@@ -305,6 +475,35 @@ def test_a_machine_that_shall_not_move_by_itself_does_not(laptop: ReleasedMachin
     assert_still_works(laptop, 1)
 
 
+@pytest.mark.parametrize(("kind", "how"), [("deb", "sudo apt install"), ("pacman", "sudo pacman"), ("tar", "./setup")])
+def test_where_people_install_releases_they_are_told_which_one_waits_and_how(
+    laptop: ReleasedMachine, kind: str, how: str
+) -> None:
+    (laptop.paths.settings / "client.yml").write_text("update.automatic: false\n")
+    (laptop.paths.client_code / "package-kind").write_text(f"{kind}\n")
+    assert laptop.ok("update") == "There is nothing new.\n"
+    package = PackageFile("a.package", "0" * 64, 1)
+    laptop.offer(Release(2), packages={kind: package})
+    for said in (laptop.ok("update"), laptop.ok("status")):
+        assert "Release 2 waits" in said
+        assert how in said
+        assert "nothing new" not in said
+        assert "All is well" not in said
+    laptop.peer.offered = None
+    assert laptop.ok("update") == "There is nothing new.\n"
+    assert "Release 2" not in laptop.ok("status")
+
+
+def test_a_release_that_was_installed_by_hand_waits_no_more(laptop: ReleasedMachine, peer: Peer) -> None:
+    (laptop.paths.settings / "client.yml").write_text("update.automatic: false\n")
+    laptop.offer(Release(2))
+    assert "Release 2 waits" in laptop.ok("update")
+    by_hand(laptop, Release(2))
+    peer.always = Fault(drop=True)
+    laptop.ok("run", "--now")
+    assert "waits" not in laptop.ok("status")
+
+
 def test_while_a_release_is_installed_the_minute_and_a_person_wait(laptop: ReleasedMachine, peer: Peer) -> None:
     (laptop.paths.root / "hold-install").touch()
     laptop.offer(Release(2))
@@ -389,9 +588,7 @@ def test_a_watcher_that_is_killed_is_followed_by_another(laptop: ReleasedMachine
     assert laptop.record.phase == phase
     if broken:
         # What is installed does not run: the copy of the old code is started as the boot does.
-        subprocess.run(
-            [next(laptop.paths.client_state.glob("updater-*/resume"))], env=laptop.environment(), check=True
-        )  # fmt: skip
+        resume(laptop)
         laptop.settle("failed")
     else:
         laptop.ok("run")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 from penguindome.errors import PenguinDomeError
 from penguindome.files import ensure_directory
+from penguindome.logging import get_logger
 from penguindome.paths import Paths
 
 PACKAGE = "penguindome-client"
 INSTALL_SECONDS = 3600.0
 """After so long, an installation is taken to hang, and killed."""
+
+log = get_logger(__name__)
 
 
 class Busy(PenguinDomeError):
@@ -45,6 +49,28 @@ class PackageManager(Protocol):
 
         Raises OSError.
         """
+
+
+def roots_own(package: Path) -> Path | None:
+    """Where a package in the package manager's cache lies, without links; None where anybody but root, or another
+    machine, may have written it: root would install it, and nothing else vouches for it. (A signed manifest in it would
+    not, for that does not name the package's scripts.) Raises OSError.
+    """
+    from penguindome.client import mounts
+
+    place = Path(os.path.realpath(package, strict=True))
+    mount = mounts.holding(mounts.read(), str(place))
+    unsafe = next((each for each in (place, *place.parents) if _others_may_write(each.stat())), None)
+    if unsafe is None and mount is not None and mount.is_local:
+        return place
+    log.warning("{} is no way back: {} is not root's alone", package, unsafe or "its file system")
+    return None
+
+
+def _others_may_write(found: os.stat_result) -> bool:
+    """Where a directory is sticky, others cannot put anything in the place of what root has there."""
+    is_sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
+    return found.st_uid != 0 or bool(found.st_mode & 0o022 and not is_sticky)
 
 
 def keep_copy(package: Path, cache: Path, name: str) -> None:

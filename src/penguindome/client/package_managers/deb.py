@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from penguindome import processes
-from penguindome.client.package_managers import INSTALL_SECONDS, PACKAGE, Busy, keep_copy
+from penguindome.client.package_managers import INSTALL_SECONDS, PACKAGE, Busy, keep_copy, roots_own
 from penguindome.errors import ProcessError
 from penguindome.paths import Paths
 
@@ -71,15 +71,15 @@ class Deb:
             self._run(["dpkg", "--force-confold", "--force-downgrade", "--install", file])
 
     def way_back(self) -> str:
-        """The package of the installed version, if apt has kept it."""
+        """The package of the installed version, if apt has kept it where root alone writes."""
         version = self.installed_version()
-        for architecture in (_architecture(), "all"):
+        for each in (architecture(), "all"):
             # apt writes the colon of an epoch as %3a.
-            kept = f"{PACKAGE}_{quote(version, safe='+~-').replace('%3A', '%3a')}_{architecture}.deb"
+            kept = f"{PACKAGE}_{quote(version, safe='+~-').replace('%3A', '%3a')}_{each}.deb"
             path = self._paths.root / "var/cache/apt/archives" / kept
-            if version and path.is_file():
-                name = f"{PACKAGE}_{version.rpartition(':')[2]}_{architecture}.deb"
-                keep_copy(path, self._paths.client_cache, name)
+            if version and path.is_file() and (package := roots_own(path)):
+                name = f"{PACKAGE}_{version.rpartition(':')[2]}_{each}.deb"
+                keep_copy(package, self._paths.client_cache, name)
                 return name
         return ""
 
@@ -124,5 +124,6 @@ def _program(pid: int) -> str:
     return f"{name} (process {pid})"
 
 
-def _architecture() -> str:
+def architecture() -> str:
+    """What dpkg calls this machine (`amd64`, `arm64`). Raises ProcessError."""
     return processes.run(["dpkg", "--print-architecture"], timeout=60, env=_ENVIRONMENT).text.strip()

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from penguindome import processes
-from penguindome.client.package_managers import INSTALL_SECONDS, PACKAGE, Busy, keep_copy
+from penguindome.client.package_managers import INSTALL_SECONDS, PACKAGE, Busy, keep_copy, roots_own
 from penguindome.errors import ProcessError
 from penguindome.paths import Paths
 
@@ -62,14 +62,14 @@ class Pacman:
         self.install(self._paths.client_cache / way_back, interrupted=interrupted)
 
     def way_back(self) -> str:
-        """The package of the installed version, if pacman has kept it."""
+        """The package of the installed version, if pacman has kept it where root alone writes."""
         version = self.installed_version()
         kept = sorted((self._paths.root / "var/cache/pacman/pkg").glob(f"{PACKAGE}-{version}-*.pkg.tar*"))
-        files = [path for path in kept if path.suffix != ".sig"]
-        if not version or not files:
-            return ""
-        keep_copy(files[0], self._paths.client_cache, files[0].name)
-        return files[0].name
+        for path in kept:
+            if version and path.suffix != ".sig" and (package := roots_own(path)):
+                keep_copy(package, self._paths.client_cache, path.name)
+                return path.name
+        return ""
 
 
 def _holder(lock: Path) -> str:

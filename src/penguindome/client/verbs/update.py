@@ -27,6 +27,7 @@ def run(client: Client, _options: argparse.Namespace) -> int:
     moving = record is not None and record.phase in update_record.UNFINISHED
     lines = [f"A new manifest of release {release} is in force."] if updated else []
     lines += [update_words.standing(client.paths, record)] if moving else []
+    lines += update_words.waiting(client.paths, record, in_force=release)
     complaints = update_words.complaints(record)
     print("\n".join([*lines, *complaints] or ["There is nothing new."]))
     return 1 if complaints else 0
