@@ -16,7 +16,7 @@ from penguindome_server.action_queue import SignedAction, queue
 from penguindome_server.store import Document, Store
 
 KINDS: Mapping[str, tuple[dict[str, tuple[bytes, int]], dict[str, Any]]] = {
-    "patch": ({"plugins/x": (b"#!/bin/sh\n", 0o755)}, {"remove": []}),
+    "patch": ({"plugins/x": (b"#!/bin/sh\n", 0o755)}, {"remove": [], "newest_release": 0}),
     "command": ({"command": (b"#!/bin/sh\nid\n", 0o700)}, {"name": "id", "attempts": None}),
     "wipe": ({}, {"reason": "lost", "luks": False}),
 }

@@ -108,6 +108,7 @@ class Peer:
         self.break_after: deque[int] = deque()
         self.ranges: list[str | None] = []
         self.signed_manifest: tuple[str, str] | None = None
+        self.newest_release = 0
         self.shown_certificate: str | None = None
         self.server_key_hint: str | None = None
         self.statements: list[Any] = []
@@ -151,6 +152,7 @@ class Peer:
     ) -> None:  # fmt: skip
         """Sign the manifest of everything below `tree`, to be handed out with the next answer."""
         issued_at = issued_at or self.clock()
+        self.newest_release = max(self.newest_release, release)
         names = [
             str(path.relative_to(tree))
             for path in tree.rglob("*")
@@ -189,8 +191,11 @@ class Peer:
         also_for: Sequence[actions.Target] = (), **parameters: Any,
     ) -> dict[str, Any]:  # fmt: skip
         """A signed action as an answer holds it: `id`, `text`, `signature`, `contents`."""
-        known = {"patch": {"remove": []}, "command": {"name": "test", "attempts": None}}
-        known["wipe"] = {"reason": "a test", "luks": False}
+        known: dict[str, dict[str, Any]] = {
+            "patch": {"remove": [], "newest_release": self.newest_release},
+            "command": {"name": "test", "attempts": None},
+            "wipe": {"reason": "a test", "luks": False},
+        }
         issued_at, files = issued_at or self.clock(), files or {}
         action_id = uuid.uuid4().hex
         text = actions.build(

@@ -5,9 +5,9 @@ The text is JSON, signed as it stands (armoured, detached) by the server key:
 "expires_at":...,"files":{NAME:{"sha256":HEX,"size":NUMBER,"mode":"0755"}},"parameters":{...}}`.
 The contents of the files travel beside it and are held to hash and size.
 
-Kinds: `patch` lays files over the client's tree (`parameters.remove` names those that are taken away); `command` runs
-the one file `command` (`parameters`: `name`, and `attempts` or null); `wipe` has no files (`parameters`: `reason`,
-`luks`).
+Kinds: `patch` lays files over the client's tree (`parameters`: `remove` names those that are taken away,
+`newest_release` is the newest release that there was when it was issued: it is not for later ones); `command` runs the
+one file `command` (`parameters`: `name`, and `attempts` or null); `wipe` has no files (`parameters`: `reason`, `luks`).
 
 Rules of `Action.load`, in this order and without I/O:
 1. At most 512 KiB.
@@ -53,7 +53,7 @@ _KEYS = {"format", "kind", "id", "targets", "issued_at", "expires_at", "files", 
 _ID = re.compile("[0-9a-f]{32}")
 _CLIENT_ID = re.compile("[0-9A-F]{40}")
 _PARAMETERS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
-    "patch": {"remove": (list,)},
+    "patch": {"remove": (list,), "newest_release": (int,)},
     "command": {"name": (str,), "attempts": (int, type(None))},
     "wipe": {"reason": (str,), "luks": (bool,)},
 }
@@ -218,6 +218,7 @@ def _parameters(kind: str, parameters: Any) -> dict[str, Any]:
 def _check_kind(kind: str, files: Mapping[str, FileEntry], parameters: Mapping[str, Any]) -> None:
     if kind == "patch":
         removed = parameters["remove"]
+        _demand(parameters["newest_release"] >= 0, "its newest release is none")
         _demand(bool(files) or bool(removed), "it changes nothing")
         _demand(all(isinstance(name, str) for name in removed), "what it removes is no text")
         _demand(

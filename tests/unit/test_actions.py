@@ -24,7 +24,8 @@ TARGET = {"client_id": HERE.client_id, "hostname": HERE.hostname}
 
 PATCH: Mapping[str, Any] = {
     "format": 1, "kind": "patch", "id": ID, "targets": [TARGET], "issued_at": NOW,
-    "expires_at": NOW + timedelta(days=1), "files": {"plugins/x": ENTRY}, "parameters": {"remove": []},
+    "expires_at": NOW + timedelta(days=1), "files": {"plugins/x": ENTRY},
+    "parameters": {"remove": [], "newest_release": 6},
 }  # fmt: skip
 COMMAND = {
     **PATCH, "kind": "command", "files": {"command": ENTRY}, "parameters": {"name": "x", "attempts": None},
@@ -46,19 +47,20 @@ def parsed(content: Mapping[str, Any]) -> Action:
 def made(**values: Any) -> bytes:
     own: dict[str, Any] = {
         "kind": "patch", "action_id": ID, "targets": [HERE], "issued_at": NOW, "expires_at": NOW + timedelta(days=1),
-        "files": {"plugins/x": (b"contents", 0o755)}, "parameters": {"remove": []}, **values,
+        "files": {"plugins/x": (b"contents", 0o755)}, "parameters": {"remove": [], "newest_release": 6}, **values,
     }  # fmt: skip
     return build(**own)
 
 
 def test_what_was_built_and_signed_is_read_again(key: DeviceKey) -> None:
-    data = made(targets=[HERE, THERE], parameters={"remove": ["plugins/y"]})
+    parameters = {"remove": ["plugins/y"], "newest_release": 6}
+    data = made(targets=[HERE, THERE], parameters=parameters)
     action = Action.load(data, key.sign(data), key.certificate)
     assert (action.kind, action.id, action.targets) == ("patch", ID, (HERE, THERE))
     assert (action.issued_at, action.expires_at) == (NOW, NOW + timedelta(days=1))
     assert action.files["plugins/x"].mode == 0o755
     assert action.files["plugins/x"].size == len(b"contents")
-    assert action.parameters == {"remove": ["plugins/y"]}
+    assert action.parameters == parameters
     assert action.data == data
 
 
@@ -91,6 +93,10 @@ def file(name: str, **changes: Any) -> dict[str, Any]:
 
 def lives(content: Mapping[str, Any], **duration: float) -> dict[str, Any]:
     return {**content, "expires_at": NOW + timedelta(**duration)}
+
+
+def patch(**changes: Any) -> dict[str, Any]:
+    return {**PATCH, "parameters": {**PATCH["parameters"], **changes}}
 
 
 def command(**changes: Any) -> dict[str, Any]:
@@ -146,11 +152,14 @@ UNUSABLE: dict[str, Any] = {
     "a hash in capitals": file("plugins/x", sha256="A" * 64),
     "a file that is a directory too": {**PATCH, "files": {"plugins/x": ENTRY, "plugins/x/y": ENTRY}},
     "a patch that changes nothing": {**PATCH, "files": {}},
-    "a path that is added and removed": {**PATCH, "parameters": {"remove": ["plugins/x"]}},
-    "a path that is removed twice": {**PATCH, "parameters": {"remove": ["plugins/y", "plugins/y"]}},
-    "a removal elsewhere": {**PATCH, "parameters": {"remove": ["code/x"]}},
-    "a removal that leads up": {**PATCH, "parameters": {"remove": ["plugins/../x"]}},
-    "a removal that is no text": {**PATCH, "parameters": {"remove": [1]}},
+    "a path that is added and removed": patch(remove=["plugins/x"]),
+    "a path that is removed twice": patch(remove=["plugins/y", "plugins/y"]),
+    "a removal elsewhere": patch(remove=["code/x"]),
+    "a removal that leads up": patch(remove=["plugins/../x"]),
+    "a removal that is no text": patch(remove=[1]),
+    "a patch for whatever releases come": {**PATCH, "parameters": {"remove": []}},
+    "a newest release that is no number": patch(newest_release=True),
+    "a newest release below none": patch(newest_release=-1),
     "parameters of another kind": {**PATCH, "parameters": WIPE["parameters"]},
     "a patch that calls itself a command": {**PATCH, "kind": "command"},
     "a command that calls itself a patch": {**COMMAND, "kind": "patch"},
@@ -238,7 +247,7 @@ def orders(draw: Callable[..., Any]) -> dict[str, Any]:
     parameters: dict[str, Any] = {"reason": draw(st.text(min_size=1, max_size=30)), "luks": draw(st.booleans())}
     if kind == "patch":
         files = draw(st.dictionaries(PATHS, st.tuples(st.binary(max_size=50), st.integers(0, 0o777)), max_size=3))
-        parameters = {"remove": draw(st.lists(PATHS, max_size=3))}
+        parameters = {"remove": draw(st.lists(PATHS, max_size=3)), "newest_release": draw(st.integers(0, 1 << 31))}
     elif kind == "command":
         files = {"command": (draw(st.binary(max_size=50)), 0o700)}
         parameters = {"name": draw(st.text("aB9_-", min_size=1, max_size=64)),

@@ -121,6 +121,33 @@ def test_a_patch_that_was_kept_back_does_not_undo_a_newer_one(enrolled: Machine,
     assert peer.results[unrelated][0]["status"] == "done"
 
 
+def test_a_patch_that_was_kept_back_does_not_undo_a_newer_release(enrolled: Machine, peer: Peer) -> None:
+    """It is withheld until a release with a better plugin is in force, and may live for months."""
+    peer.lay(enrolled.paths.client_code, release=5)
+    enrolled.minute()
+    old = peer.action(enrolled.target, files={"plugins/hello.sh": (b"#!/bin/sh\necho '\"old\"'\n", 0o755)})
+    peer.lay(enrolled.paths.client_code, release=6)
+    enrolled.minute()
+    peer.patches.append(old)
+    assert reported(enrolled)["hello"] == {"said": "hello"}
+    (result,) = peer.results[old["id"]]
+    assert result["status"] == "failed"
+    assert result["reason"] == "it was issued before release 6, which is in force here"
+
+
+@pytest.mark.parametrize("release", [5, 6])
+def test_a_patch_is_for_the_releases_that_there_were_when_it_was_issued(
+    enrolled: Machine, peer: Peer, release: int
+) -> None:
+    """Some machines have the canary already, and the others the release before."""
+    peer.lay(enrolled.paths.client_code, release=release)
+    enrolled.minute()
+    patch = enrolled.patch({"plugins/new.sh": SAYS}, newest_release=6)
+    enrolled.minute()
+    assert [result["status"] for result in peer.results[patch]] == ["done"]
+    assert laid(enrolled) == ["plugins/new.sh"]
+
+
 def test_settings_of_a_patch_lie_below_the_administrators_own(enrolled: Machine) -> None:
     write_fragment(enrolled.paths.settings / "client.d/50.yml", {"plugins.timeout": 7}, mode=0o600)
     enrolled.patch({"settings/site.yml": "plugins.timeout: 9\nplugins.disabled: [hello]\n"}, mode=0o644)
