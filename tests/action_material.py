@@ -62,7 +62,7 @@ def taken(
 ) -> tuple[Action, dict[str, bytes]]:
     """What a client makes of one entry of `patches` in an answer. Raises PenguinDomeError when it takes none of it."""
     action = Action.load(offer["text"].encode(), offer["signature"].encode(), certificate)
-    require_for(action, client_id=target.client_id, hostname=target.hostname, now=now)
+    require_for(action, client_id=target.client_id, hostname=target.hostname, now=now, newest_signed_at=None)
     contents = {name: base64.b64decode(content, validate=True) for name, content in offer["contents"].items()}
     require_contents(action, contents)
     return action, contents

@@ -65,6 +65,14 @@ class ActionRefused(PenguinDomeError):
     code: ClassVar[str] = "action-refused"
 
 
+class ActionWaits(ActionRefused):
+    """An action for this machine that may not be done as its clock or its host name is now, and may be when that is
+    right.
+    """
+
+    code: ClassVar[str] = "action-waits"
+
+
 @dataclass(frozen=True)
 class Target:
     """A machine that an action is for; both must be its own."""
@@ -150,12 +158,26 @@ def build(
     return data
 
 
-def require_for(action: Action, *, client_id: str, hostname: str, now: datetime) -> None:
-    """Raise ActionRefused unless the action names this machine, by id and host name both, and has not expired."""
-    if Target(client_id, hostname) not in action.targets:
+def require_for(
+    action: Action, *, client_id: str, hostname: str, now: datetime, newest_signed_at: datetime | None
+) -> None:
+    """Raise ActionRefused unless the action names this machine, by id and host name both, and has not expired, neither
+    by this machine's clock (`now`) nor by the newest signed time that it has seen.
+
+    ActionWaits is raised where that may still change: clocks and host names may be wrong for a while, and a clock that
+    somebody set ahead for a minute must not end a wipe for ever.
+    """
+    names = [target.hostname for target in action.targets if target.client_id == client_id]
+    if not names:
         raise ActionRefused(f"the {action.kind} {action.id} is for another machine than {hostname} ({client_id})")
-    if now >= action.expires_at:
+    if newest_signed_at is not None and newest_signed_at >= action.expires_at:
         raise ActionRefused(f"the {action.kind} {action.id} has expired")
+    if hostname not in names:
+        raise ActionWaits(
+            f"the {action.kind} {action.id} is for this machine under the name {names[0]}, and it is called {hostname}"
+        )
+    if now >= action.expires_at:
+        raise ActionWaits(f"the {action.kind} {action.id} has expired, if this machine's clock is right")
 
 
 def require_contents(action: Action, contents: Mapping[str, bytes]) -> None:

@@ -11,7 +11,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from penguindome import actions, json
-from penguindome.actions import LONGEST_LIFE, Action, ActionRefused, Target, build, require_contents, require_for
+from penguindome.actions import (
+    LONGEST_LIFE,
+    Action,
+    ActionRefused,
+    ActionWaits,
+    Target,
+    build,
+    require_contents,
+    require_for,
+)
 from penguindome.errors import SignatureError
 from penguindome.openpgp import DeviceKey
 
@@ -199,22 +208,34 @@ def test_no_text_is_made_for_more_targets_than_it_has_room_for() -> None:
 
 def test_an_action_is_for_the_machine_of_which_it_names_both_id_and_host_name() -> None:
     action = parsed(json.loads(made(targets=[HERE, THERE])))
-    require_for(action, client_id=HERE.client_id, hostname=HERE.hostname, now=NOW)
+    require_for(action, client_id=HERE.client_id, hostname=HERE.hostname, now=NOW, newest_signed_at=NOW)
+    for client_id in ("C" * 40, HERE.client_id.lower()):
+        with pytest.raises(ActionRefused, match="another machine") as refused:
+            require_for(action, client_id=client_id, hostname=HERE.hostname, now=NOW, newest_signed_at=None)
+        assert not isinstance(refused.value, ActionWaits)
     for client_id, hostname in (
-        (HERE.client_id, THERE.hostname), (THERE.client_id, HERE.hostname), ("C" * 40, HERE.hostname),
-        (HERE.client_id, "laptop.example"), (HERE.client_id.lower(), HERE.hostname),
+        (HERE.client_id, THERE.hostname), (THERE.client_id, HERE.hostname), (HERE.client_id, "laptop.example"),
+        (HERE.client_id, ""),
     ):  # fmt: skip
-        with pytest.raises(ActionRefused, match="another machine"):
-            require_for(action, client_id=client_id, hostname=hostname, now=NOW)
+        with pytest.raises(ActionWaits, match="and it is called"):
+            require_for(action, client_id=client_id, hostname=hostname, now=NOW, newest_signed_at=None)
 
 
 def test_an_action_is_good_until_the_moment_at_which_it_expires() -> None:
     action = parsed(PATCH)
-    require_for(
-        action, client_id=HERE.client_id, hostname=HERE.hostname, now=action.expires_at - timedelta(milliseconds=1)
-    )
-    with pytest.raises(ActionRefused, match="expired"):
-        require_for(action, client_id=HERE.client_id, hostname=HERE.hostname, now=action.expires_at)
+    before = action.expires_at - timedelta(milliseconds=1)
+
+    def judge(now: datetime, newest_signed_at: datetime) -> None:
+        own = {"client_id": HERE.client_id, "hostname": HERE.hostname}
+        require_for(action, **own, now=now, newest_signed_at=newest_signed_at)
+
+    judge(before, before)
+    with pytest.raises(ActionWaits, match="expired, if this machine's clock is right"):
+        judge(action.expires_at, before)
+    for now in (before, action.expires_at):
+        with pytest.raises(ActionRefused, match="expired") as refused:
+            judge(now, action.expires_at)
+        assert not isinstance(refused.value, ActionWaits)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +297,7 @@ def test_whatever_can_be_built_reads_as_it_was_meant(order: dict[str, Any]) -> N
     contents = {name: content for name, (content, _mode) in order["files"].items()}
     require_contents(action, contents)
     for target in order["targets"]:
-        require_for(action, client_id=target.client_id, hostname=target.hostname, now=NOW)
+        require_for(action, client_id=target.client_id, hostname=target.hostname, now=NOW, newest_signed_at=None)
 
 
 @given(position=st.integers(0), byte=st.integers(1, 255))

@@ -38,11 +38,13 @@ def own_report(client: Client, installed: Installed) -> dict[str, Any]:
     """What the client reports on itself, under the reserved name `penguindome`."""
     state, update = client.state, update_record.reported(update_record.load(client.paths))
     problem = {"server_key_problem": state.rotation_problem} if state.rotation_problem else {}
+    held_back = {"actions_held_back": dict(state.actions_held_back)} if state.actions_held_back else {}
     return {
         **({"update": update} if update is not None else {}),
         "version": package_version(),
         "server_key": client.identity.server_certificate.fingerprint,
         **problem,
+        **held_back,
         "release": installed.manifest.release if installed.manifest else None,
         "manifest": installed.condition,
         "verification": [{"path": problem.path, "reason": problem.reason} for problem in installed.problems[:100]],

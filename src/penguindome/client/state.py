@@ -77,6 +77,9 @@ class ClientState:
     rotation_problem: str = ""
     rotation_problem_at: datetime | None = None
 
+    # Signed actions that wait for this machine's clock or host name to be right: id -> why.
+    actions_held_back: dict[str, str] = field(default_factory=dict)
+
     spool_dropped: int = 0
     bad_reports: int = 0
 
@@ -157,6 +160,7 @@ def _copy(state: ClientState) -> ClientState:
         postponed=dict(state.postponed),
         commands_done=dict(state.commands_done),
         commands_failed=dict(state.commands_failed),
+        actions_held_back=dict(state.actions_held_back),
     )
 
 
