@@ -93,6 +93,7 @@ class Peer:
         self.server_key = DeviceKey.generate("server")
         self.enrolment_key = DeviceKey.generate("enrolment")
         self.enrolment: dict[str, Any] | Fault = {"status": "enrolled"}
+        self.credentials: dict[str, Any] = {"password": "secret"}
         self.faults: deque[Fault] = deque()
         self.always: Fault | None = None
         self.requests: list[tuple[str, dict[str, Any]]] = []
@@ -254,7 +255,7 @@ class Peer:
             return self.enrolment.status, json.loads(self.enrolment.body)
         answer = {"client_id": client_id, **self.enrolment}
         if answer["status"] == "enrolled":
-            credentials = json.dumps({"user": client_id, "password": "secret"}).encode()
+            credentials = json.dumps({"user": client_id, **self.credentials}).encode()
             answer["exchange_token"] = self._token()
             answer["repository_credentials"] = self.clients[client_id].encrypt(credentials).decode()
         return 200, answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,24 @@ def test_enrolment_secrets_are_gone_once_they_have_done_their_work(enrolled: Mac
     left = {path.name for path in enrolled.paths.client_state.iterdir()}
     assert not left & {"enrolment.key", "enrolment.token"}
     assert json.loads((enrolled.paths.client_state / "repository.json").read_text())["password"] == "secret"
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        {"password": "secret\nmachine https://evil.example.org\n"}, {"password": "secret\n"}, {"password": "a b"},
+        {"password": ""}, {"password": 7}, {"user": "me\rpassword x"}, {"user": "a:b"},
+        {"password": "\N{LINE SEPARATOR}"},
+    ],
+)  # fmt: skip
+def test_credentials_that_would_be_more_than_a_word_of_a_file_are_left_aside(
+    ready: Machine, peer: Peer, capfd: pytest.CaptureFixture[str], credentials: dict[str, Any]
+) -> None:
+    peer.credentials.update(credentials)
+    ready.minute()
+    assert ready.client().state.enrolment == "enrolled"
+    assert not (ready.paths.client_state / "repository.json").exists()
+    assert "repository credentials were left aside" in capfd.readouterr().err
 
 
 def test_what_lies_on_disk_is_for_root_alone(enrolled: Machine) -> None:
