@@ -146,6 +146,17 @@ def test_age_is_told_by_the_time_since_boot_when_the_clock_was_set_meanwhile(enr
     assert report["sent_at"] - report["collected_at"] < timedelta(minutes=1)
 
 
+def test_reports_of_a_clock_that_was_years_behind_are_delivered_once_it_is_right(enrolled: Machine, peer: Peer) -> None:
+    """A laptop whose clock begins in the year 2000 has collected without a network; then it learns the time."""
+    enrolled.collect(3)
+    enrolled.later(days=9000)
+    peer.clock = enrolled.clock
+    enrolled.collect()
+    enrolled.minute()
+    assert peer.delivered() == [1, 2, 3, 4, 5]
+    assert enrolled.client().state.spool_dropped == 0
+
+
 def test_a_person_who_submits_by_hand_learns_what_is_wrong(enrolled: Machine, peer: Peer) -> None:
     enrolled.collect()
     peer.faults.extend([PORTAL, error(403, "revoked")])
