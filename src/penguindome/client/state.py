@@ -83,8 +83,9 @@ class ClientState:
     spool_dropped: int = 0
     bad_reports: int = 0
 
-    # One-time commands: name -> SHA-256 of what exited 0; name -> {"failures", "not_before_at"}.
-    commands_done: dict[str, str] = field(default_factory=dict)
+    # One-time commands: path -> list of the SHA-256 of what exited 0, the newest last: a rollback brings old ones back;
+    # path -> {"failures", "not_before_at"}.
+    commands_done: dict[str, Any] = field(default_factory=dict)
     commands_failed: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -99,6 +100,10 @@ class ClientState:
             if entry.name in document:
                 values[entry.name] = _checked(entry.name, str(entry.type), document[entry.name])
         return cls(**values)
+
+    def commands_that_ran(self) -> set[tuple[str, str]]:
+        """The one-time commands (path and SHA-256) that exited 0, and never run again."""
+        return {(path, digest) for path, digests in self.commands_done.items() for digest in digests}
 
     def to_document(self) -> dict[str, Any]:
         """The state as it lies in its file."""
