@@ -84,6 +84,8 @@ def _take_one(client: Client, records: Records, offer: object) -> bool:
             raise
         _answer_failed(client, records, Record(action_id, "unknown", client.clock()), error)
         return False
+    if _shown_id(offer) != action.id:
+        raise ActionRefused(f"the {action.kind} {action.id} was offered under another id")
     state = client.state
     state.newest_signed_at = max(action.issued_at, state.newest_signed_at or action.issued_at)
     if records.knows(action.id):

@@ -294,6 +294,15 @@ def test_an_action_for_this_machine_under_another_name_waits_until_it_is_called_
     assert "actions_held_back" not in own
 
 
+def test_an_action_that_is_offered_under_another_id_is_refused_and_not_answered(enrolled: Machine, peer: Peer) -> None:
+    patch = enrolled.patch({"plugins/new.sh": SAYS})
+    peer.patches[0]["id"] = "0" * 32
+    enrolled.minute()
+    assert laid(enrolled) == []
+    assert peer.results[patch] == []
+    assert enrolled.client().records.refusals()[0]["reason"] == f"the patch {patch} was offered under another id"
+
+
 def test_names_of_two_machines_do_not_make_one(enrolled: Machine, peer: Peer) -> None:
     own = enrolled.target
     peer.offer(
