@@ -71,14 +71,14 @@ class Transport:
         """While urllib3 waits for the head of an answer, it hands out nothing that could be shut down."""
         if self._connection is not None:
             return
-        pool = self._pool.connection_from_url(self.url)
+        pool, transport = self._pool.connection_from_url(self.url), self
 
         class Connection(pool.ConnectionCls):  # type: ignore[name-defined, misc]  # with TLS or without
-            def connect(connection) -> None:  # noqa: N805
-                self._connection = connection
+            def connect(self) -> None:
+                transport._connection = self
                 super().connect()
                 # Where the server closes after its answer, the connection forgets it before the body is read.
-                self._line = connection.sock
+                transport._line = self.sock
 
         pool.ConnectionCls = Connection
 
