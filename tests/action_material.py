@@ -16,7 +16,7 @@ from penguindome_server.action_queue import SignedAction, queue
 from penguindome_server.store import Document, Store
 
 KINDS: Mapping[str, tuple[dict[str, tuple[bytes, int]], dict[str, Any]]] = {
-    "patch": ({"plugins/x": (b"#!/bin/sh\n", 0o755)}, {"remove": []}),
+    "patch": ({"plugins/x": (b"#!/bin/sh\n", 0o755)}, {"remove": [], "newest_release": 0}),
     "command": ({"command": (b"#!/bin/sh\nid\n", 0o700)}, {"name": "id", "attempts": None}),
     "wipe": ({}, {"reason": "lost", "luks": False}),
 }
@@ -62,7 +62,7 @@ def taken(
 ) -> tuple[Action, dict[str, bytes]]:
     """What a client makes of one entry of `patches` in an answer. Raises PenguinDomeError when it takes none of it."""
     action = Action.load(offer["text"].encode(), offer["signature"].encode(), certificate)
-    require_for(action, client_id=target.client_id, hostname=target.hostname, now=now)
+    require_for(action, client_id=target.client_id, hostname=target.hostname, now=now, newest_signed_at=None)
     contents = {name: base64.b64decode(content, validate=True) for name, content in offer["contents"].items()}
     require_contents(action, contents)
     return action, contents

@@ -93,6 +93,7 @@ class Peer:
         self.server_key = DeviceKey.generate("server")
         self.enrolment_key = DeviceKey.generate("enrolment")
         self.enrolment: dict[str, Any] | Fault = {"status": "enrolled"}
+        self.credentials: dict[str, Any] = {"password": "secret"}
         self.faults: deque[Fault] = deque()
         self.always: Fault | None = None
         self.requests: list[tuple[str, dict[str, Any]]] = []
@@ -108,6 +109,7 @@ class Peer:
         self.break_after: deque[int] = deque()
         self.ranges: list[str | None] = []
         self.signed_manifest: tuple[str, str] | None = None
+        self.newest_release = 0
         self.shown_certificate: str | None = None
         self.server_key_hint: str | None = None
         self.statements: list[Any] = []
@@ -151,6 +153,7 @@ class Peer:
     ) -> None:  # fmt: skip
         """Sign the manifest of everything below `tree`, to be handed out with the next answer."""
         issued_at = issued_at or self.clock()
+        self.newest_release = max(self.newest_release, release)
         names = [
             str(path.relative_to(tree))
             for path in tree.rglob("*")
@@ -189,8 +192,11 @@ class Peer:
         also_for: Sequence[actions.Target] = (), **parameters: Any,
     ) -> dict[str, Any]:  # fmt: skip
         """A signed action as an answer holds it: `id`, `text`, `signature`, `contents`."""
-        known = {"patch": {"remove": []}, "command": {"name": "test", "attempts": None}}
-        known["wipe"] = {"reason": "a test", "luks": False}
+        known: dict[str, dict[str, Any]] = {
+            "patch": {"remove": [], "newest_release": self.newest_release},
+            "command": {"name": "test", "attempts": None},
+            "wipe": {"reason": "a test", "luks": False},
+        }
         issued_at, files = issued_at or self.clock(), files or {}
         action_id = uuid.uuid4().hex
         text = actions.build(
@@ -249,7 +255,7 @@ class Peer:
             return self.enrolment.status, json.loads(self.enrolment.body)
         answer = {"client_id": client_id, **self.enrolment}
         if answer["status"] == "enrolled":
-            credentials = json.dumps({"user": client_id, "password": "secret"}).encode()
+            credentials = json.dumps({"user": client_id, **self.credentials}).encode()
             answer["exchange_token"] = self._token()
             answer["repository_credentials"] = self.clients[client_id].encrypt(credentials).decode()
         return 200, answer

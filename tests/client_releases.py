@@ -126,6 +126,7 @@ class ReleasedMachine(Machine):
 
         home = self.directory / f"release-{made.number}"
         made.make(self.directory, self.peer.server_key)
+        self.peer.newest_release = made.number
         (self.paths.client_code.parent / "releases").mkdir(parents=True)
         subprocess.run([home / "setup", "--release-only"], env=self.environment(), check=True)
         (self.paths.root / "installing").unlink()
@@ -158,6 +159,7 @@ class ReleasedMachine(Machine):
             **changes,
         }  # fmt: skip
         text = release.build(**values)
+        self.peer.newest_release = max(self.peer.newest_release, made.number)
         self.peer.offered = (made.number, text.decode(), signer.sign(text).decode())
         self.peer.packages[made.number, "tar"] = contents
         return release.Description.from_content(json.loads(text), text)

@@ -5,9 +5,9 @@ The text is JSON, signed as it stands (armoured, detached) by the server key:
 "expires_at":...,"files":{NAME:{"sha256":HEX,"size":NUMBER,"mode":"0755"}},"parameters":{...}}`.
 The contents of the files travel beside it and are held to hash and size.
 
-Kinds: `patch` lays files over the client's tree (`parameters.remove` names those that are taken away); `command` runs
-the one file `command` (`parameters`: `name`, and `attempts` or null); `wipe` has no files (`parameters`: `reason`,
-`luks`).
+Kinds: `patch` lays files over the client's tree (`parameters`: `remove` names those that are taken away,
+`newest_release` is the newest release that there was when it was issued: it is not for later ones); `command` runs the
+one file `command` (`parameters`: `name`, and `attempts` or null); `wipe` has no files (`parameters`: `reason`, `luks`).
 
 Rules of `Action.load`, in this order and without I/O:
 1. At most 512 KiB.
@@ -53,7 +53,7 @@ _KEYS = {"format", "kind", "id", "targets", "issued_at", "expires_at", "files", 
 _ID = re.compile("[0-9a-f]{32}")
 _CLIENT_ID = re.compile("[0-9A-F]{40}")
 _PARAMETERS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
-    "patch": {"remove": (list,)},
+    "patch": {"remove": (list,), "newest_release": (int,)},
     "command": {"name": (str,), "attempts": (int, type(None))},
     "wipe": {"reason": (str,), "luks": (bool,)},
 }
@@ -63,6 +63,14 @@ class ActionRefused(PenguinDomeError):
     """An action that is signed, and still not for this machine, this moment or this place."""
 
     code: ClassVar[str] = "action-refused"
+
+
+class ActionWaits(ActionRefused):
+    """An action for this machine that may not be done as its clock or its host name is now, and may be when that is
+    right.
+    """
+
+    code: ClassVar[str] = "action-waits"
 
 
 @dataclass(frozen=True)
@@ -150,12 +158,26 @@ def build(
     return data
 
 
-def require_for(action: Action, *, client_id: str, hostname: str, now: datetime) -> None:
-    """Raise ActionRefused unless the action names this machine, by id and host name both, and has not expired."""
-    if Target(client_id, hostname) not in action.targets:
+def require_for(
+    action: Action, *, client_id: str, hostname: str, now: datetime, newest_signed_at: datetime | None
+) -> None:
+    """Raise ActionRefused unless the action names this machine, by id and host name both, and has not expired, neither
+    by this machine's clock (`now`) nor by the newest signed time that it has seen.
+
+    ActionWaits is raised where that may still change: clocks and host names may be wrong for a while, and a clock that
+    somebody set ahead for a minute must not end a wipe for ever.
+    """
+    names = [target.hostname for target in action.targets if target.client_id == client_id]
+    if not names:
         raise ActionRefused(f"the {action.kind} {action.id} is for another machine than {hostname} ({client_id})")
-    if now >= action.expires_at:
+    if newest_signed_at is not None and newest_signed_at >= action.expires_at:
         raise ActionRefused(f"the {action.kind} {action.id} has expired")
+    if hostname not in names:
+        raise ActionWaits(
+            f"the {action.kind} {action.id} is for this machine under the name {names[0]}, and it is called {hostname}"
+        )
+    if now >= action.expires_at:
+        raise ActionWaits(f"the {action.kind} {action.id} has expired, if this machine's clock is right")
 
 
 def require_contents(action: Action, contents: Mapping[str, bytes]) -> None:
@@ -218,6 +240,7 @@ def _parameters(kind: str, parameters: Any) -> dict[str, Any]:
 def _check_kind(kind: str, files: Mapping[str, FileEntry], parameters: Mapping[str, Any]) -> None:
     if kind == "patch":
         removed = parameters["remove"]
+        _demand(parameters["newest_release"] >= 0, "its newest release is none")
         _demand(bool(files) or bool(removed), "it changes nothing")
         _demand(all(isinstance(name, str) for name in removed), "what it removes is no text")
         _demand(

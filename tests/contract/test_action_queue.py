@@ -317,7 +317,7 @@ def test_two_patches_of_one_place_do_not_wait_for_one_client(
     with pytest.raises(ActionConflict, match=waiting[:12]):
         signer.queue(LAPTOP, files={second: (b"2", 0o644)})
     with pytest.raises(ActionConflict, match=waiting[:12]):
-        signer.queue(LAPTOP, files={}, parameters={"remove": [second]})
+        signer.queue(LAPTOP, files={}, parameters={"remove": [second], "newest_release": 0})
     assert offered(signer) == [waiting]
 
 

@@ -144,7 +144,7 @@ def test_a_file_is_put_onto_the_clients_that_are_named(site: Site, plugin: Path)
     ((action, contents),) = site.handed()
     assert said == f"{action.id}\n"
     assert contents == {"plugins/x": plugin.read_bytes()}
-    assert (action.kind, action.targets, action.parameters) == ("patch", (LAPTOP,), {"remove": []})
+    assert (action.kind, action.targets, action.parameters) == ("patch", (LAPTOP,), {"remove": [], "newest_release": 0})
     assert action.expires_at - action.issued_at == timedelta(days=30)
     assert site.handed(OTHER) == []
 
@@ -163,11 +163,21 @@ def test_the_mode_is_that_of_an_executable_or_not_unless_it_is_given(
     assert action.files["plugins/x"].mode == mode
 
 
+def test_a_patch_names_the_newest_release_that_lies_on_the_disk_whatever_the_store_says(site: Site) -> None:
+    for number in (5, 6):
+        (site.paths.releases / str(number)).mkdir()
+    site.store.collection("releases").insert({"_id": "00000000000000000009", "release": 9})
+    site.store.collection("server_state").insert({"_id": "releases", "floor": 9})
+    site.run("patch", "remove", "plugins/prey", "--host", "laptop", "--yes")
+    ((action, _contents),) = site.handed()
+    assert action.parameters["newest_release"] == 6
+
+
 def test_a_file_is_taken_away(site: Site) -> None:
     site.run("patch", "remove", "plugins/prey", "--all", "--yes", "--expires", "2d")
     for target in (LAPTOP, OTHER):
         ((action, contents),) = site.handed(target)
-        assert (contents, action.parameters) == ({}, {"remove": ["plugins/prey"]})
+        assert (contents, action.parameters) == ({}, {"remove": ["plugins/prey"], "newest_release": 0})
         assert action.expires_at - action.issued_at == timedelta(days=2)
 
 

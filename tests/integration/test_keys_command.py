@@ -49,7 +49,7 @@ def queue(
     text = actions.build(
         kind="patch", action_id=action_id, targets=[Target("A" * 40, "laptop")],
         issued_at=utc_now() - timedelta(days=2), expires_at=utc_now() + life,
-        files={"plugins/x": (b"x", 0o755)}, parameters={"remove": []},
+        files={"plugins/x": (b"x", 0o755)}, parameters={"remove": [], "newest_release": 0},
     )  # fmt: skip
     with ServerKeyring(site.paths.keys / "gnupg") as keyring:
         signature = signer.sign(text) if signer else keyring.sign(text, site.certificate.fingerprint)

@@ -11,7 +11,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from penguindome import actions, json
-from penguindome.actions import LONGEST_LIFE, Action, ActionRefused, Target, build, require_contents, require_for
+from penguindome.actions import (
+    LONGEST_LIFE,
+    Action,
+    ActionRefused,
+    ActionWaits,
+    Target,
+    build,
+    require_contents,
+    require_for,
+)
 from penguindome.errors import SignatureError
 from penguindome.openpgp import DeviceKey
 
@@ -24,7 +33,8 @@ TARGET = {"client_id": HERE.client_id, "hostname": HERE.hostname}
 
 PATCH: Mapping[str, Any] = {
     "format": 1, "kind": "patch", "id": ID, "targets": [TARGET], "issued_at": NOW,
-    "expires_at": NOW + timedelta(days=1), "files": {"plugins/x": ENTRY}, "parameters": {"remove": []},
+    "expires_at": NOW + timedelta(days=1), "files": {"plugins/x": ENTRY},
+    "parameters": {"remove": [], "newest_release": 6},
 }  # fmt: skip
 COMMAND = {
     **PATCH, "kind": "command", "files": {"command": ENTRY}, "parameters": {"name": "x", "attempts": None},
@@ -46,19 +56,20 @@ def parsed(content: Mapping[str, Any]) -> Action:
 def made(**values: Any) -> bytes:
     own: dict[str, Any] = {
         "kind": "patch", "action_id": ID, "targets": [HERE], "issued_at": NOW, "expires_at": NOW + timedelta(days=1),
-        "files": {"plugins/x": (b"contents", 0o755)}, "parameters": {"remove": []}, **values,
+        "files": {"plugins/x": (b"contents", 0o755)}, "parameters": {"remove": [], "newest_release": 6}, **values,
     }  # fmt: skip
     return build(**own)
 
 
 def test_what_was_built_and_signed_is_read_again(key: DeviceKey) -> None:
-    data = made(targets=[HERE, THERE], parameters={"remove": ["plugins/y"]})
+    parameters = {"remove": ["plugins/y"], "newest_release": 6}
+    data = made(targets=[HERE, THERE], parameters=parameters)
     action = Action.load(data, key.sign(data), key.certificate)
     assert (action.kind, action.id, action.targets) == ("patch", ID, (HERE, THERE))
     assert (action.issued_at, action.expires_at) == (NOW, NOW + timedelta(days=1))
     assert action.files["plugins/x"].mode == 0o755
     assert action.files["plugins/x"].size == len(b"contents")
-    assert action.parameters == {"remove": ["plugins/y"]}
+    assert action.parameters == parameters
     assert action.data == data
 
 
@@ -91,6 +102,10 @@ def file(name: str, **changes: Any) -> dict[str, Any]:
 
 def lives(content: Mapping[str, Any], **duration: float) -> dict[str, Any]:
     return {**content, "expires_at": NOW + timedelta(**duration)}
+
+
+def patch(**changes: Any) -> dict[str, Any]:
+    return {**PATCH, "parameters": {**PATCH["parameters"], **changes}}
 
 
 def command(**changes: Any) -> dict[str, Any]:
@@ -146,11 +161,14 @@ UNUSABLE: dict[str, Any] = {
     "a hash in capitals": file("plugins/x", sha256="A" * 64),
     "a file that is a directory too": {**PATCH, "files": {"plugins/x": ENTRY, "plugins/x/y": ENTRY}},
     "a patch that changes nothing": {**PATCH, "files": {}},
-    "a path that is added and removed": {**PATCH, "parameters": {"remove": ["plugins/x"]}},
-    "a path that is removed twice": {**PATCH, "parameters": {"remove": ["plugins/y", "plugins/y"]}},
-    "a removal elsewhere": {**PATCH, "parameters": {"remove": ["code/x"]}},
-    "a removal that leads up": {**PATCH, "parameters": {"remove": ["plugins/../x"]}},
-    "a removal that is no text": {**PATCH, "parameters": {"remove": [1]}},
+    "a path that is added and removed": patch(remove=["plugins/x"]),
+    "a path that is removed twice": patch(remove=["plugins/y", "plugins/y"]),
+    "a removal elsewhere": patch(remove=["code/x"]),
+    "a removal that leads up": patch(remove=["plugins/../x"]),
+    "a removal that is no text": patch(remove=[1]),
+    "a patch for whatever releases come": {**PATCH, "parameters": {"remove": []}},
+    "a newest release that is no number": patch(newest_release=True),
+    "a newest release below none": patch(newest_release=-1),
     "parameters of another kind": {**PATCH, "parameters": WIPE["parameters"]},
     "a patch that calls itself a command": {**PATCH, "kind": "command"},
     "a command that calls itself a patch": {**COMMAND, "kind": "patch"},
@@ -190,22 +208,34 @@ def test_no_text_is_made_for_more_targets_than_it_has_room_for() -> None:
 
 def test_an_action_is_for_the_machine_of_which_it_names_both_id_and_host_name() -> None:
     action = parsed(json.loads(made(targets=[HERE, THERE])))
-    require_for(action, client_id=HERE.client_id, hostname=HERE.hostname, now=NOW)
+    require_for(action, client_id=HERE.client_id, hostname=HERE.hostname, now=NOW, newest_signed_at=NOW)
+    for client_id in ("C" * 40, HERE.client_id.lower()):
+        with pytest.raises(ActionRefused, match="another machine") as refused:
+            require_for(action, client_id=client_id, hostname=HERE.hostname, now=NOW, newest_signed_at=None)
+        assert not isinstance(refused.value, ActionWaits)
     for client_id, hostname in (
-        (HERE.client_id, THERE.hostname), (THERE.client_id, HERE.hostname), ("C" * 40, HERE.hostname),
-        (HERE.client_id, "laptop.example"), (HERE.client_id.lower(), HERE.hostname),
+        (HERE.client_id, THERE.hostname), (THERE.client_id, HERE.hostname), (HERE.client_id, "laptop.example"),
+        (HERE.client_id, ""),
     ):  # fmt: skip
-        with pytest.raises(ActionRefused, match="another machine"):
-            require_for(action, client_id=client_id, hostname=hostname, now=NOW)
+        with pytest.raises(ActionWaits, match="and it is called"):
+            require_for(action, client_id=client_id, hostname=hostname, now=NOW, newest_signed_at=None)
 
 
 def test_an_action_is_good_until_the_moment_at_which_it_expires() -> None:
     action = parsed(PATCH)
-    require_for(
-        action, client_id=HERE.client_id, hostname=HERE.hostname, now=action.expires_at - timedelta(milliseconds=1)
-    )
-    with pytest.raises(ActionRefused, match="expired"):
-        require_for(action, client_id=HERE.client_id, hostname=HERE.hostname, now=action.expires_at)
+    before = action.expires_at - timedelta(milliseconds=1)
+
+    def judge(now: datetime, newest_signed_at: datetime) -> None:
+        own = {"client_id": HERE.client_id, "hostname": HERE.hostname}
+        require_for(action, **own, now=now, newest_signed_at=newest_signed_at)
+
+    judge(before, before)
+    with pytest.raises(ActionWaits, match="expired, if this machine's clock is right"):
+        judge(action.expires_at, before)
+    for now in (before, action.expires_at):
+        with pytest.raises(ActionRefused, match="expired") as refused:
+            judge(now, action.expires_at)
+        assert not isinstance(refused.value, ActionWaits)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +268,7 @@ def orders(draw: Callable[..., Any]) -> dict[str, Any]:
     parameters: dict[str, Any] = {"reason": draw(st.text(min_size=1, max_size=30)), "luks": draw(st.booleans())}
     if kind == "patch":
         files = draw(st.dictionaries(PATHS, st.tuples(st.binary(max_size=50), st.integers(0, 0o777)), max_size=3))
-        parameters = {"remove": draw(st.lists(PATHS, max_size=3))}
+        parameters = {"remove": draw(st.lists(PATHS, max_size=3)), "newest_release": draw(st.integers(0, 1 << 31))}
     elif kind == "command":
         files = {"command": (draw(st.binary(max_size=50)), 0o700)}
         parameters = {"name": draw(st.text("aB9_-", min_size=1, max_size=64)),
@@ -267,7 +297,7 @@ def test_whatever_can_be_built_reads_as_it_was_meant(order: dict[str, Any]) -> N
     contents = {name: content for name, (content, _mode) in order["files"].items()}
     require_contents(action, contents)
     for target in order["targets"]:
-        require_for(action, client_id=target.client_id, hostname=target.hostname, now=NOW)
+        require_for(action, client_id=target.client_id, hostname=target.hostname, now=NOW, newest_signed_at=None)
 
 
 @given(position=st.integers(0), byte=st.integers(1, 255))

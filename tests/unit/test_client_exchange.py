@@ -43,6 +43,16 @@ def test_a_signature_is_never_from_the_servers_future(ahead: timedelta) -> None:
     assert abs(created - utc_now()) < timedelta(minutes=1)
 
 
+def test_a_clock_that_ran_ahead_and_is_right_again_is_none_that_can_sign_no_more() -> None:
+    """With the offset that was learnt, a signature would be older than the key."""
+    key, listener, state = DeviceKey.generate("laptop"), Listener(), ClientState()
+    state.clock_offset = -timedelta(days=400).total_seconds()
+    exchange = Exchange(listener, state, hostname="laptop", clock=utc_now)
+    exchange.ask("update", lambda sent_at: {"old_release": 0}, key.sign)
+    key.certificate.verify(listener.fields["data"], listener.fields["signature"])
+    assert state.clock_offset == 0
+
+
 def test_every_signature_of_a_request_is_over_the_same_bytes() -> None:
     key = DeviceKey.generate("laptop")
     _, listener = signed_at(key, clock_ahead=timedelta(hours=3))

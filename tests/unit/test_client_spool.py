@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from penguindome.client.errors import NoSpace
-from penguindome.client.spool import MAXIMUM_BAD, Entry, Spool
+from penguindome.client.spool import MAXIMUM_BAD, Entry, Spool, boot_id
 from penguindome.errors import InvalidData
 from penguindome.times import utc_now
 
@@ -183,9 +183,46 @@ def test_a_kill_at_any_instant_leaves_whole_reports_and_loses_none(spool: Spool,
     assert {item.suffix for item in spool.directory.glob("*")} <= {".json"}
 
 
-def test_the_age_of_a_report_is_that_of_its_file(spool: Spool) -> None:
-    old: Entry = spool.add(report(1))
+def collected(spool: Spool, sequence: int, at: datetime, **more: Any) -> Entry:
+    """A report of that time by the clock, in a file of that time."""
+    entry = spool.add({**report(sequence), "collected_at": at, **more})
+    os.utime(entry.path, (at.timestamp(), at.timestamp()))
+    return entry
+
+
+LONG_AGO = datetime(2000, 1, 1, tzinfo=timezone.utc)
+
+
+def test_what_an_earlier_boot_collected_is_as_old_as_the_clock_says(spool: Spool) -> None:
+    collected(spool, 1, LONG_AGO, boot_id="another", boot_seconds=100)
+    collected(spool, 2, utc_now() - timedelta(days=29), boot_id="another", boot_seconds=100)
+    spool.add(report(3))
+    assert spool.trim(utc_now()) == 1
+    assert [entry.sequence for entry in spool.waiting()] == [2, 3]
+
+
+def test_what_this_boot_collected_does_not_age_by_setting_the_clock(spool: Spool) -> None:
+    """A clock that began in the year 2000 learns the time, before anything could be delivered."""
+    for sequence in (1, 2):
+        boot_seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
+        collected(spool, sequence, LONG_AGO, boot_id=boot_id(), boot_seconds=boot_seconds)
+    spool.add(report(3))
+    assert spool.trim(utc_now()) == 0
+    assert len(spool.waiting()) == 3
+
+
+def test_what_is_too_much_goes_whenever_it_was_collected(spool: Spool) -> None:
+    for sequence in (1, 2, 3):
+        boot_seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
+        collected(
+            spool, sequence, LONG_AGO, boot_id=boot_id(), boot_seconds=boot_seconds, plugins={"text": "x" * 6000}
+        )  # fmt: skip
+    assert spool.trim(utc_now()) == 2
+
+
+def test_a_damaged_report_is_as_old_as_its_file(spool: Spool) -> None:
+    entry = spool.add(report(1))
+    entry.path.write_bytes(b"{")
+    os.utime(entry.path, (LONG_AGO.timestamp(), LONG_AGO.timestamp()))
     spool.add(report(2))
-    long_ago = datetime(2020, 1, 1, tzinfo=timezone.utc).timestamp()
-    os.utime(old.path, (long_ago, long_ago))
     assert spool.trim(utc_now()) == 1

@@ -21,7 +21,7 @@ MOMENT = datetime(2026, 11, 23, 22, 30, tzinfo=timezone.utc)
 def test_a_state_comes_back_from_its_file_as_it_was_with_all_types(tmp_path: Path) -> None:
     state = ClientState(
         enrolment="enrolled", enrolled_at=MOMENT, sequence=7, exchange_token="t", clock_offset=-3.5, asked=2,
-        postponed={"id": {"failures": 1, "not_before_at": MOMENT}}, commands_done={"commands/x": "00"},
+        postponed={"id": {"failures": 1, "not_before_at": MOMENT}}, commands_done={"commands/x": ["00"]},
     )  # fmt: skip
     StateFile(tmp_path / "state.json").save(state)
     assert StateFile(tmp_path / "state.json").load() == state

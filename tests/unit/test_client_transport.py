@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import email.utils
+import os
+import socket
+import ssl
+import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from client_peer import Fault, Peer
+from needs import require_program
 from penguindome import json
 from penguindome.client import transport
 from penguindome.client.context import refuse_plain_http
@@ -80,9 +87,150 @@ def test_an_answer_without_end_is_cut_off(peer: Peer, monkeypatch: pytest.Monkey
     assert "more than" in answer(peer, 200, b" " * 200_000).message
 
 
-def test_an_answer_that_drips_is_given_up(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "ANSWER_SECONDS", -1.0)
-    assert "took longer" in answer(peer, 200, b"{}").message
+class Dripping:
+    """A server that sends the beginning of an answer at once and the rest, without end, in drops; or takes the request
+    in drops.
+    """
+
+    def __init__(self, beginning: bytes, *, drop: bytes = b"x", context: ssl.SSLContext | None = None) -> None:
+        self._beginning, self._drop, self._context = beginning, drop, context
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+        self.port = self._listening.getsockname()[1]
+        self.drops = 0
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()
+        self._listening.close()
+
+    def _serve(self) -> None:
+        line, _ = self._listening.accept()
+        try:
+            if self._context is not None:
+                line = self._context.wrap_socket(line, server_side=True)
+            with line:
+                line.recv(65536)
+                line.sendall(self._beginning)
+                while not self._over.wait(0.02):
+                    self.drops += 1
+                    if self._drop:
+                        line.sendall(self._drop)
+                    else:
+                        line.recv(10)
+        except OSError:
+            pass
+
+
+LARGE = b"HTTP/1.1 200 OK\r\nContent-Type: application/x\r\nContent-Length: 1000000\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/x\r\nTransfer-Encoding: chunked\r\n\r\n"
+DRIPS = {
+    "the first line": (b"HTTP/1.1 200 ", b"O"),
+    "a header": (b"HTTP/1.1 200 OK\r\nX-Long: ", b"x"),
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"A: b\r\n"),
+    "interim answers": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "the body": (LARGE, b" "),
+    "a body without end": (b"HTTP/1.1 200 OK\r\n\r\n", b" "),
+    "a chunk's length": (CHUNKED, b"0"),
+}
+
+
+@pytest.fixture
+def dripping() -> Iterator[Callable[..., Dripping]]:
+    made: list[Dripping] = []
+
+    def make(*arguments: Any, **options: Any) -> Dripping:
+        made.append(Dripping(*arguments, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.mark.parametrize("what", DRIPS)
+def test_an_answer_that_drips_is_given_up_wherever_it_drips(
+    dripping: Callable[..., Dripping], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(transport, "EXCHANGE_SECONDS", 0.5)
+    beginning, drop = DRIPS[what]
+    server = dripping(beginning, drop=drop)
+    there = Transport(f"http://127.0.0.1:{server.port}", ca_file=None, connect_timeout=60, read_timeout=60)
+    with pytest.raises(Unreachable, match="took longer"):
+        there.post("update", {"data": b"{}", "signature": b""})
+    assert server.drops
+
+
+def test_a_server_that_takes_the_request_in_drops_is_given_up(
+    dripping: Callable[..., Dripping], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "EXCHANGE_SECONDS", 0.5)
+    server = dripping(b"", drop=b"")
+    there = Transport(f"http://127.0.0.1:{server.port}", ca_file=None, connect_timeout=60, read_timeout=60)
+    with pytest.raises(Unreachable, match="took longer"):
+        there.post("submit", {"data": os.urandom(16 << 20), "signature": b""})
+
+
+def test_a_proxy_that_drips_is_given_up(dripping: Callable[..., Dripping], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "EXCHANGE_SECONDS", 0.5)
+    server = dripping(b"HTTP/1.1 200 OK\r\n", drop=b"A: b\r\n")
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    there = Transport("https://penguin.example.org", ca_file=None, connect_timeout=60, read_timeout=60)
+    with pytest.raises(Unreachable):
+        there.get("server_certificate")
+    assert server.drops
+
+
+@pytest.mark.parametrize("what", ["a header", "the body", "a chunk's length"])
+def test_a_download_that_drips_is_ended_by_whoever_takes_it_or_given_up(
+    dripping: Callable[..., Dripping], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(transport, "EXCHANGE_SECONDS", 30 if what == "the body" else 0.5)
+    beginning, drop = DRIPS[what]
+    server = dripping(beginning, drop=drop)
+    there = Transport(f"http://127.0.0.1:{server.port}", ca_file=None, connect_timeout=60, read_timeout=60)
+    if what == "the body":
+        with there.download("download_release", credentials=None) as download:
+            # A piece is what came, and not a block that may never be whole.
+            assert b"".join(next(download.pieces) for _ in range(3)).strip() == b""
+        return
+    with pytest.raises(Unreachable, match="took longer"), there.download("x", credentials=None) as download:
+        next(download.pieces)
+
+
+def test_a_server_with_tls_that_drips_is_given_up(
+    dripping: Callable[..., Dripping], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(transport, "EXCHANGE_SECONDS", 0.5)
+    server = dripping(LARGE, drop=b" ", context=self_signed(tmp_path))
+    there = Transport(
+        f"https://127.0.0.1:{server.port}", ca_file=tmp_path / "cert.pem", connect_timeout=60, read_timeout=60
+    )
+    with pytest.raises(Unreachable, match="took longer"):
+        there.post("update", {"data": b"{}", "signature": b""})
+
+
+def self_signed(directory: Path) -> ssl.SSLContext:
+    require_program("openssl")
+    certificate, key = directory / "cert.pem", directory / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+def test_nobody_watches_an_exchange_that_is_over(peer: Peer) -> None:
+    peer.faults.append(Fault(200, b'{"status":"ok"}'))
+    to(peer).post("update", {"data": b"{}", "signature": b""})
+    answer(peer, 503, b"")
+    assert transport.WATCH not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_redirect_is_not_followed(peer: Peer) -> None:

@@ -109,7 +109,7 @@ def test_a_signature_over_other_bytes_is_refused(signer: Signer) -> None:
 
 
 def test_without_a_manifest_nothing_may_run_and_that_is_said(signer: Signer, tmp_path: Path) -> None:
-    found = installed.inspect(tmp_path, tmp_path, signer.key.certificate, now=NOW, done={})
+    found = installed.inspect(tmp_path, tmp_path, signer.key.certificate, now=NOW, done=())
     assert found.manifest is None
     assert found.condition == "missing"
     assert "nothing runs" in found.complaints()[0]
@@ -118,7 +118,7 @@ def test_without_a_manifest_nothing_may_run_and_that_is_said(signer: Signer, tmp
 @pytest.mark.parametrize("contents", ["", "{}", "[]", '{"text":"{}","signature":"x"}'])
 def test_a_damaged_manifest_lets_nothing_run(signer: Signer, tmp_path: Path, contents: str) -> None:
     (tmp_path / installed.NAME).write_text(contents)
-    found = installed.inspect(tmp_path, tmp_path, signer.key.certificate, now=NOW, done={})
+    found = installed.inspect(tmp_path, tmp_path, signer.key.certificate, now=NOW, done=())
     assert (found.manifest, found.condition) == (None, "invalid")
     with pytest.raises(PenguinDomeError):
         installed.load(tmp_path, signer.key.certificate)
@@ -127,7 +127,7 @@ def test_a_damaged_manifest_lets_nothing_run(signer: Signer, tmp_path: Path, con
 def test_one_in_force_that_expires_stays_in_force_and_is_reported(signer: Signer, tmp_path: Path) -> None:
     data = signer.make()
     installed.keep(tmp_path, data.decode(), signer.key.sign(data).decode())
-    found = installed.inspect(tmp_path, tmp_path, signer.key.certificate, now=NOW + 365 * DAY, done={})
+    found = installed.inspect(tmp_path, tmp_path, signer.key.certificate, now=NOW + 365 * DAY, done=())
     assert found.manifest is not None
     assert found.condition == "expired"
     assert "has expired" in found.complaints()[0]
@@ -146,15 +146,15 @@ def test_a_one_time_command_that_ran_and_is_gone_is_no_problem_but_a_changed_one
     digest = signer.accept(data).files["commands/once.sh"].sha256
     (tree / "commands/once.sh").unlink()
 
-    def problems(done: dict[str, str]) -> list[str]:
+    def problems(*done: tuple[str, str]) -> list[str]:
         found = installed.inspect(tmp_path, tree, signer.key.certificate, now=NOW, done=done)
         return [problem.reason for problem in found.problems]
 
-    assert problems({"commands/once.sh": digest}) == []
-    assert problems({}) == ["missing"]
-    assert problems({"commands/once.sh": "0" * 64}) == ["missing"]
+    assert problems(("commands/once.sh", "1" * 64), ("commands/once.sh", digest)) == []
+    assert problems() == ["missing"]
+    assert problems(("commands/once.sh", "0" * 64)) == ["missing"]
     (tree / "commands/once.sh").write_text("#!/bin/sh\necho other\n")
-    assert problems({"commands/once.sh": digest}) == ["changed"]
+    assert problems(("commands/once.sh", "1" * 64), ("commands/once.sh", digest)) == ["changed"]
 
 
 def test_after_going_back_the_release_that_was_gone_back_to_may_be_signed_anew_and_no_other(signer: Signer) -> None:

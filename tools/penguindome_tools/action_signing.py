@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from penguindome.times import format_duration, parse_duration
 from penguindome_server.action_queue import SignedAction, queue, sweep
 from penguindome_tools.context import Context
 from penguindome_tools.installation import recorded_fingerprint
+from penguindome_tools.releases.records import on_disk
 
 LOCK_SECONDS = 60.0
 """How long to wait for another command that is queueing: it takes seconds."""
@@ -75,7 +76,7 @@ def read_file(context: Context, path: Path) -> tuple[bytes, int]:
 
 def rehearse(order: Order, targets: Sequence[Target], now: datetime) -> None:
     """Raise ActionRefused for what no client would take, before anybody is asked."""
-    _built(order, targets[:1], now)
+    _built(_as_of(order, 0), targets[:1], now)
 
 
 def place(context: Context, order: Order, targets: Sequence[Target]) -> str:
@@ -90,6 +91,7 @@ def place(context: Context, order: Order, targets: Sequence[Target]) -> str:
         sweep(store, before=now)
         with context.as_root(), ServerKeyring(paths.keys / "gnupg") as keyring:
             fingerprint = _fingerprint(context)
+            order = _as_of(order, max(on_disk(context.paths), default=0))
             actions = [_built(order, part, now) for part in _parts(order, targets, now)]
             batch = [SignedAction(action, keyring.sign(action.data, fingerprint)) for action in actions]
         try:
@@ -138,6 +140,13 @@ def _no_keys(error: OSError) -> PenguinDomeError:
     if isinstance(error, FileNotFoundError):
         return UsageError("there is no server key here", hint="run: penguindome setup")
     return PenguinDomeError(f"the keys are out of reach: {error.strerror}", hint="run this as root")
+
+
+def _as_of(order: Order, newest_release: int) -> Order:
+    """A patch says for which releases it can have been meant; root knows the newest from its own disk."""
+    if order.kind != "patch":
+        return order
+    return replace(order, parameters={**order.parameters, "newest_release": newest_release})
 
 
 def _built(order: Order, targets: Sequence[Target], now: datetime) -> Action:

@@ -117,14 +117,14 @@ class Records:
         """The records of what is still to be done."""
         return [record for record in map(self.load, self.open_ids()) if record is not None]
 
-    def commands_that_ran(self) -> dict[str, str]:
-        """The release's commands (path -> SHA-256) that succeeded, and whose results are still to be reported: their
+    def commands_that_ran(self) -> set[tuple[str, str]]:
+        """The release's commands (path and SHA-256) that succeeded, and whose results are still to be reported: their
         files are gone already.
         """
         if not self.open_ids():
-            return {}
+            return set()
         succeeded = (each for each in self.open() if each.kind == RELEASE_COMMAND and each.result is not None)
-        return {each.path: each.sha256 for each in succeeded if each.result and each.result.get("reason") is None}
+        return {(each.path, each.sha256) for each in succeeded if each.result and each.result.get("reason") is None}
 
     def load(self, action_id: str) -> Record | None:
         """The record of an action, open or settled; None when it was never accepted. One that is damaged is None too,

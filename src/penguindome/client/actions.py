@@ -4,7 +4,8 @@ Each action that the server offers is held to these rules, in this order:
 1. size, signature by the pinned certificate, and form (`Action.load`);
 2. one whose id is known was accepted before: it is not done again, and its result is told again;
 3. it names this machine, by id and host name both, and has not expired, judged by the later of the local clock and the
-   newest signed time (`require_for`);
+   newest signed time (`require_for`); where the clock or the host name alone say so, it waits, unanswered, and is
+   looked at again when it is offered again;
 4. what came beside it is exactly what it names (`require_contents`).
 What breaks a rule is logged and remembered for `status`. The server is answered `failed` only when the signature was
 right and the action names this client: nobody can make us speak about an action that is not ours. Patches are applied
@@ -19,8 +20,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from penguindome.actions import COMMAND_FILE, LARGEST_CONTENTS, Action, ActionRefused, require_contents, require_for
-from penguindome.client import overlay, trust
+from penguindome.actions import (
+    COMMAND_FILE,
+    LARGEST_CONTENTS,
+    Action,
+    ActionRefused,
+    ActionWaits,
+    require_contents,
+    require_for,
+)
+from penguindome.client import held_back, overlay
 from penguindome.client.action_records import Record, Records
 from penguindome.client.errors import NoSpace
 from penguindome.errors import InvalidData, PenguinDomeError, SettingsError, SignatureError
@@ -40,12 +49,11 @@ def take(client: Client, offered: object) -> bool:
 
     One that cannot be taken does not keep the others from being taken. Raises nothing for what is offered.
     """
-    if not isinstance(offered, list) or not offered:
-        return False
+    offers = offered[:MOST_AT_ONCE] if isinstance(offered, list) else []
     records = client.records
     records.prune(client.state.newest_signed_at)
     patched = False
-    for offer in offered[:MOST_AT_ONCE]:
+    for offer in offers:
         shown = _shown_id(offer)
         try:
             patched = _take_one(client, records, offer) or patched
@@ -59,6 +67,8 @@ def take(client: Client, offered: object) -> bool:
             records.note_refusal(shown, error.message, client.clock())
         except OSError as error:
             log.error("the action {} waits: {}", shown, error)
+    unknown = {shown for shown in map(_shown_id, offers) if shown in client.state.actions_held_back}
+    held_back.keep_only(client, {*records.open_ids(), *(each for each in unknown if not records.knows(each))})
     return patched
 
 
@@ -74,6 +84,8 @@ def _take_one(client: Client, records: Records, offer: object) -> bool:
             raise
         _answer_failed(client, records, Record(action_id, "unknown", client.clock()), error)
         return False
+    if _shown_id(offer) != action.id:
+        raise ActionRefused(f"the {action.kind} {action.id} was offered under another id")
     state = client.state
     state.newest_signed_at = max(action.issued_at, state.newest_signed_at or action.issued_at)
     if records.knows(action.id):
@@ -83,11 +95,14 @@ def _take_one(client: Client, records: Records, offer: object) -> bool:
     try:
         require_for(
             action, client_id=client.identity.client_id, hostname=client.identity.hostname,
-            now=trust.later(client.clock(), state.newest_signed_at),
+            now=client.clock(), newest_signed_at=state.newest_signed_at,
         )  # fmt: skip
         contents = _contents(action, offer)
         require_contents(action, contents)
         return _accept(client, records, record, action, contents)
+    except ActionWaits as error:
+        held_back.hold(client, action.id, error.message)
+        return False
     except (ActionRefused, SettingsError) as error:
         if all(target.client_id != client.identity.client_id for target in action.targets):
             raise

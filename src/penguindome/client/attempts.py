@@ -21,9 +21,9 @@ def is_due(record: Record, now: datetime) -> bool:
     return not record.is_final and not record.running and backoff.is_over(record.not_before_at, now)
 
 
-def has_expired(record: Record, signed_now: datetime) -> bool:
-    """Whether its time is over; `signed_now` is the later of the local clock and the newest signed time."""
-    return record.expires_at is not None and signed_now >= record.expires_at
+def has_expired(record: Record, newest_signed_at: datetime | None) -> bool:
+    """Whether its time is over for good: the newest signed time says so, and not just a clock that may be set right."""
+    return record.expires_at is not None and newest_signed_at is not None and newest_signed_at >= record.expires_at
 
 
 def begin(record: Record) -> None:

@@ -127,7 +127,7 @@ class Client:
             self.identity.server_certificate,
             identity=self.identity,
             now=trust.later(self.clock(), self.state.newest_signed_at),
-            done={**self.state.commands_done, **self.records.commands_that_ran()},
+            done=self.state.commands_that_ran() | self.records.commands_that_ran(),
         )
 
     def require_setup(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from penguindome.client.context import Client
 
 CREDENTIALS = "repository.json"
+# They are written into files of apt's, of which a line break would make another line.
+_CREDENTIAL = re.compile("[A-Za-z0-9_-]{1,200}")
 
 log = get_logger(__name__)
 
@@ -97,10 +100,9 @@ def _keep_credentials(client: Client, message: object) -> None:
         return
     try:
         credentials = json.loads(client.identity.device_key.decrypt(message.encode()))
-        if not isinstance(credentials, dict) or not all(
-            isinstance(credentials.get(key), str) for key in ("user", "password")
-        ):
-            raise Unreachable("the repository credentials are not what they should be")
+        given = [credentials.get(key) for key in ("user", "password")] if isinstance(credentials, dict) else [None]
+        if not all(isinstance(each, str) and _CREDENTIAL.fullmatch(each) for each in given):
+            raise Unreachable("they are not a user and a password of letters, digits, _ and - alone")
     except PenguinDomeError as error:
         # Reports matter more: the server hands credentials out again with the next enrolment.
         log.warning("repository credentials were left aside: {}", error.message)

@@ -11,7 +11,7 @@ from penguindome.client import backoff
 from penguindome.client.errors import Refused, Unreachable
 from penguindome.client.state import ClientState
 from penguindome.client.transport import Transport
-from penguindome.errors import PenguinDomeError
+from penguindome.errors import KeyMaterialError, PenguinDomeError
 from penguindome.times import Clock
 
 Body = Callable[[datetime], Mapping[str, Any]]
@@ -48,6 +48,11 @@ class Exchange:
         """
         try:
             return self._send(endpoint, body, sign, more)
+        except KeyMaterialError:
+            if not self._state.clock_offset:
+                raise
+            # A clock that ran ahead was set right since: by the old offset, it is before the key was made.
+            self._state.clock_offset = 0.0
         except Refused as refusal:
             if refusal.reason != "clock-skew" or refusal.server_time is None:
                 raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -84,7 +84,7 @@ def code_places() -> Places:
 
 
 def inspect(
-    directory: Path, tree: Path, certificate: Certificate, *, now: datetime, done: dict[str, str],
+    directory: Path, tree: Path, certificate: Certificate, *, now: datetime, done: Collection[tuple[str, str]],
     identity: Identity | None = None,
 ) -> Installed:  # fmt: skip
     """Verify the manifest and the patches kept in `directory`, and the files below `tree`, of the patches and of the
@@ -173,9 +173,9 @@ def keep(directory: Path, text: str, signature: str, described_by: Mapping[str, 
         raise no_space(error, path) from error
 
 
-def _was_done(manifest: Manifest | Overlay, tree: Path, problem: Problem, done: dict[str, str]) -> bool:
+def _was_done(manifest: Manifest | Overlay, tree: Path, problem: Problem, done: Collection[tuple[str, str]]) -> bool:
     named = manifest.files.get(problem.path)
     return (
-        named is not None and done.get(problem.path) == named.sha256 and not (tree / problem.path).is_symlink()
+        named is not None and (problem.path, named.sha256) in done and not (tree / problem.path).is_symlink()
         and not (tree / problem.path).exists()
     )  # fmt: skip

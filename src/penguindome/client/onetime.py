@@ -3,7 +3,7 @@ once, and are deleted then.
 
 They run outside of the minute and its sandbox, one after the other (`runner`); what they printed lies in their records
 until a minute reports it. That a command ran is remembered by its contents: one that a package lays down again does not
-run again. One that a crash comes between runs again: at least once, not at most.
+run again, be it that of an older release. One that a crash comes between runs again: at least once, not at most.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from penguindome.manifest import Manifest
 
 DIRECTORY = "commands"
+REMEMBERED = 50
+"""How many contents of one path are remembered to have run."""
 _TEXT_LIMIT = 64 << 10
 
 log = get_logger(__name__)
@@ -44,11 +46,11 @@ class Ran:
 
 def due(client: Client, manifest: Manifest) -> dict[str, str]:
     """The commands that should run now: name of the result -> path."""
-    state = client.state
+    state, ran = client.state, client.state.commands_that_ran()
     return {
         name: path
         for name, path in collector.program_names(manifest, DIRECTORY).items()
-        if state.commands_done.get(path) != manifest.files[path].sha256
+        if (path, manifest.files[path].sha256) not in ran
         and backoff.is_over(state.commands_failed.get(path, {}).get("not_before_at"), client.clock())
     }
 
@@ -72,7 +74,8 @@ def conclude(client: Client, ran: list[Ran]) -> None:
     for command in ran:
         path = command.record.path
         if command.succeeded:
-            state.commands_done[path] = command.record.sha256
+            before = [digest for digest in state.commands_done.get(path, ()) if digest != command.record.sha256]
+            state.commands_done[path] = [*before, command.record.sha256][-REMEMBERED:]
             state.commands_failed.pop(path, None)
         else:
             failures = state.commands_failed.get(path, {}).get("failures", 0) + 1

@@ -102,7 +102,7 @@ def apply(
     """
     present = overlay if overlay is not None and overlay.release == manifest.release else None
     effective = manifest if present is None else present.over(manifest)
-    _refuse_older(action, () if present is None else present.actions)
+    _refuse_older(action, manifest.release, () if present is None else present.actions)
     for name in action.parameters["remove"]:
         if name not in effective.files:
             raise ActionRefused(f"there is no {name} here that could be removed")
@@ -133,8 +133,10 @@ def apply(
         raise no_space(error, state / generations.LINK) from error
 
 
-def _refuse_older(action: Action, applied: Iterable[Action]) -> None:
-    """Whoever hands patches out may keep one back, or bring back one that was cancelled: it undoes no newer one."""
+def _refuse_older(action: Action, release: int, applied: Iterable[Action]) -> None:
+    """Whoever hands patches out may keep one back, or bring back one that was cancelled: it undoes nothing newer."""
+    if action.parameters["newest_release"] < release:
+        raise ActionRefused(f"it was issued before release {release}, which is in force here")
     for newer in applied:
         both = _paths(action) & _paths(newer)
         if both and newer.issued_at > action.issued_at:

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from penguindome.client import attempts, children, transient, trust
+from penguindome.actions import ActionWaits, require_for
+from penguindome.client import attempts, children, held_back, transient
 from penguindome.client.acknowledgement import tell
 from penguindome.client.action_records import RELEASE_COMMAND
 from penguindome.client.errors import NoSpace, Refused, ServerError
+from penguindome.client.overlay import load_accepted
 from penguindome.errors import PenguinDomeError
 from penguindome.files import AlreadyRunning
 from penguindome.logging import get_logger
@@ -32,9 +34,11 @@ def attend(client: Client, *, may_ask: bool) -> bool:
 
 
 def _attend_one(client: Client, action_id: str, *, may_ask: bool) -> bool:
+    begin = False
     try:
         with client.records.lock(action_id):
             record = _look_at(client, action_id)
+            begin = record is not None and attempts.is_due(record, client.clock()) and _may_begin(client, record)
             if record is not None and record.result is not None and not record.acknowledged and may_ask:
                 may_ask = _tell(client, record)
     except AlreadyRunning:
@@ -43,7 +47,7 @@ def _attend_one(client: Client, action_id: str, *, may_ask: bool) -> bool:
         log.error("the action {} waits: {}", action_id, error)
         return may_ask
     # The runner takes the lock itself.
-    if record is not None and attempts.is_due(record, client.clock()):
+    if record is not None and begin:
         _start(client, record)
     return may_ask
 
@@ -59,10 +63,27 @@ def _look_at(client: Client, action_id: str) -> Record | None:
         children.kill_marked(action_id)
         attempts.note_interrupted(record, now=now, seed=client.identity.client_id)
         records.save(record)
-    if not record.is_final and attempts.has_expired(record, trust.later(now, client.state.newest_signed_at)):
+    if not record.is_final and attempts.has_expired(record, client.state.newest_signed_at):
         attempts.expire(record, now)
         records.save(record)
     return record
+
+
+def _may_begin(client: Client, record: Record) -> bool:
+    """Whether the clock and the host name let it be begun now. What else may be wrong with it is for the runner."""
+    identity, state = client.identity, client.state
+    try:
+        require_for(
+            load_accepted(record.text, record.signature, identity.accepted_by), client_id=identity.client_id,
+            hostname=identity.hostname, now=client.clock(), newest_signed_at=state.newest_signed_at,
+        )  # fmt: skip
+    except ActionWaits as error:
+        held_back.hold(client, record.id, error.message)
+        return False
+    except PenguinDomeError:
+        pass
+    held_back.keep_only(client, state.actions_held_back.keys() - {record.id})
+    return True
 
 
 def _tell(client: Client, record: Record) -> bool:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from penguindome.client import collector, outputs, update_record
-from penguindome.client.spool import Entry
+from penguindome.client.spool import Entry, age, boot_id
 from penguindome.client.version import package_version
 
 if TYPE_CHECKING:
     from penguindome.client.context import Client
     from penguindome.client.installed import Installed
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # A clock that is off by less says nothing about a machine, and would show as a change in every report.
 _OFFSET_STEP = 60
 
@@ -38,11 +36,13 @@ def own_report(client: Client, installed: Installed) -> dict[str, Any]:
     """What the client reports on itself, under the reserved name `penguindome`."""
     state, update = client.state, update_record.reported(update_record.load(client.paths))
     problem = {"server_key_problem": state.rotation_problem} if state.rotation_problem else {}
+    held_back = {"actions_held_back": dict(state.actions_held_back)} if state.actions_held_back else {}
     return {
         **({"update": update} if update is not None else {}),
         "version": package_version(),
         "server_key": client.identity.server_certificate.fingerprint,
         **problem,
+        **held_back,
         "release": installed.manifest.release if installed.manifest else None,
         "manifest": installed.condition,
         "verification": [{"path": problem.path, "reason": problem.reason} for problem in installed.problems[:100]],
@@ -63,7 +63,7 @@ def keep(client: Client, *, plugins: Mapping[str, Any], commands: Mapping[str, A
         "report_id": str(uuid.uuid4()),
         "sequence": state.sequence,
         "collected_at": now,
-        "boot_id": _boot_id(),
+        "boot_id": boot_id(),
         "boot_seconds": time.clock_gettime(time.CLOCK_BOOTTIME),
         "plugins": dict(plugins),
         "commands": dict(commands),
@@ -85,21 +85,3 @@ def submission(report: Mapping[str, Any], exchange_token: str, *, now: datetime,
         "commands": report["commands"],
         "exchange_token": exchange_token,
     }
-
-
-def age(report: Mapping[str, Any], now: datetime) -> timedelta:
-    """How long ago a report was collected: within one boot by the time since boot, which nobody sets, else by the
-    clock.
-    """
-    seconds = report.get("boot_seconds")
-    if report.get("boot_id") == _boot_id() and isinstance(seconds, (int, float)):
-        return timedelta(seconds=max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - seconds))
-    collected: datetime = report["collected_at"]
-    return max(now - collected, timedelta(0))
-
-
-def _boot_id() -> str:
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return ""

@@ -11,8 +11,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from penguindome import processes
-from penguindome.actions import COMMAND_FILE, LARGEST_CONTENTS, Action, require_contents, require_for
-from penguindome.client import attempts, children, collector, outputs, trust
+from penguindome.actions import COMMAND_FILE, LARGEST_CONTENTS, Action, ActionWaits, require_contents, require_for
+from penguindome.client import attempts, children, collector, outputs
 from penguindome.client.acknowledgement import tell
 from penguindome.client.action_records import RELEASE_COMMAND
 from penguindome.client.errors import NoSpace
@@ -86,6 +86,12 @@ def _attempt(client: Client, record: Record) -> bool:
     """Says whether the machine is to be switched off once the server was told."""
     try:
         action = _verified(client, record)
+    except ActionWaits as error:
+        # The clock or the name changed since the minute looked, which will look again.
+        log.warning("it waits: {}", error.message)
+        record.running = False
+        record.attempt -= 1
+        return False
     except (PenguinDomeError, OSError) as error:
         record.running = False
         record.conclude("failed", f"it was not run: {error}", attempt=record.attempt, finished_at=client.clock())
@@ -103,7 +109,7 @@ def _verified(client: Client, record: Record) -> Action:
     action = load_accepted(record.text, record.signature, client.identity.accepted_by)
     require_for(
         action, client_id=client.identity.client_id, hostname=client.identity.hostname,
-        now=trust.later(client.clock(), client.state.newest_signed_at),
+        now=client.clock(), newest_signed_at=client.state.newest_signed_at,
     )  # fmt: skip
     if action.kind == "command":
         contents = read_limited(client.records.program(record.id), LARGEST_CONTENTS)

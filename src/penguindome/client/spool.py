@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,6 +22,7 @@ from penguindome.errors import InvalidData
 from penguindome.files import ensure_directory, read_limited, write_atomically
 
 MAXIMUM_BAD = 20
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NAME = re.compile(r"(\d{12})-([0-9a-f-]{36})\.(json|bad)")
 
 
@@ -115,7 +117,13 @@ class Spool:
         return waiting
 
     def _is_too_old(self, entry: Entry, now: datetime) -> bool:
-        return now.timestamp() - entry.path.stat().st_mtime > self.max_age.total_seconds()
+        if now.timestamp() - entry.path.stat().st_mtime <= self.max_age.total_seconds():
+            return False
+        try:
+            # The clock may have been set since: then the time of the file says nothing.
+            return age(self.read(entry), now) > self.max_age
+        except InvalidData:
+            return True
 
     def _entries(self) -> list[Entry]:
         found = []
@@ -135,3 +143,22 @@ class Spool:
         for item in os.scandir(self.directory) if self.directory.is_dir() else ():
             if not _NAME.fullmatch(item.name) and item.is_file(follow_symlinks=False):
                 Path(item.path).unlink()
+
+
+def age(report: Mapping[str, Any], now: datetime) -> timedelta:
+    """How long ago a report was collected: within one boot by the time since boot, which nobody sets, else by the
+    clock.
+    """
+    seconds = report.get("boot_seconds")
+    if report.get("boot_id") == boot_id() and isinstance(seconds, (int, float)):
+        return timedelta(seconds=max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - seconds))
+    collected: datetime = report["collected_at"]
+    return max(now - collected, timedelta(0))
+
+
+def boot_id() -> str:
+    """What tells this boot of the machine from all others; "" where there is no telling."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""

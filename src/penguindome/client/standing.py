@@ -77,6 +77,7 @@ def take(client: Client) -> Standing:
             *_about_enrolment(client),
             *_about_exchange(client),
             *_about_files(client, installed.complaints()),
+            *(f"An action waits: {why}." for why in state.actions_held_back.values()),
             *_about_refusals(client),
             *update_words.complaints(update),
             *update_words.waiting(client.paths, update, in_force=state.highest_release),

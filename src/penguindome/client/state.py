@@ -77,11 +77,15 @@ class ClientState:
     rotation_problem: str = ""
     rotation_problem_at: datetime | None = None
 
+    # Signed actions that wait for this machine's clock or host name to be right: id -> why.
+    actions_held_back: dict[str, str] = field(default_factory=dict)
+
     spool_dropped: int = 0
     bad_reports: int = 0
 
-    # One-time commands: name -> SHA-256 of what exited 0; name -> {"failures", "not_before_at"}.
-    commands_done: dict[str, str] = field(default_factory=dict)
+    # One-time commands: path -> list of the SHA-256 of what exited 0, the newest last: a rollback brings old ones back;
+    # path -> {"failures", "not_before_at"}.
+    commands_done: dict[str, Any] = field(default_factory=dict)
     commands_failed: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -96,6 +100,10 @@ class ClientState:
             if entry.name in document:
                 values[entry.name] = _checked(entry.name, str(entry.type), document[entry.name])
         return cls(**values)
+
+    def commands_that_ran(self) -> set[tuple[str, str]]:
+        """The one-time commands (path and SHA-256) that exited 0, and never run again."""
+        return {(path, digest) for path, digests in self.commands_done.items() for digest in digests}
 
     def to_document(self) -> dict[str, Any]:
         """The state as it lies in its file."""
@@ -157,6 +165,7 @@ def _copy(state: ClientState) -> ClientState:
         postponed=dict(state.postponed),
         commands_done=dict(state.commands_done),
         commands_failed=dict(state.commands_failed),
+        actions_held_back=dict(state.actions_held_back),
     )
 
 

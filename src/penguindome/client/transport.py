@@ -1,14 +1,16 @@
 """HTTPS to the server: the one place that knows urllib3, and turns what it raises into errors of ours.
 
 urllib3 and not requests (which is built on it): an idle minute then costs a third less, and nothing of the environment
-but the proxies counts. No redirect is followed, an answer has a limit in bytes and in time, and whatever is not an
-answer of a PenguinDome server (a portal, a proxy, half an answer) is `Unreachable`.
+but the proxies counts. No redirect is followed, an answer has a limit in bytes, an exchange as a whole one in time, and
+whatever is not an answer of a PenguinDome server (a portal, a proxy, half an answer) is `Unreachable`.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import ssl
+import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -35,9 +37,11 @@ from penguindome.client.errors import Refused, Unreachable
 from penguindome.errors import InvalidData, KeyMaterialError
 
 ANSWER_LIMIT = 16 << 20
-ANSWER_SECONDS = 300.0
+EXCHANGE_SECONDS = 300.0
+"""From the look-up of the server's name to the last byte of its answer; of a download, until its reader has enough."""
 COMPRESS_FROM = 1000
 PREFIX = "/penguindome/v1/"
+WATCH = "watch over an exchange"
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,30 @@ class Download:
 
 
 class Transport:
-    """Requests to one server, over one kept connection."""
+    """Requests to one server, one after the other, over one kept connection."""
 
     def __init__(self, url: str, *, ca_file: Path | None, connect_timeout: float, read_timeout: float) -> None:
         self.url = url.rstrip("/")
         self._timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
         self._pool = _pool(self.url, ca_file)
+        self._connection: Any = None
+        self._line: Any = None
+        self._is_late = False
+
+    def _keep_connection_in_sight(self) -> None:
+        """While urllib3 waits for the head of an answer, it hands out nothing that could be shut down."""
+        if self._connection is not None:
+            return
+        pool, transport = self._pool.connection_from_url(self.url), self
+
+        class Connection(pool.ConnectionCls):  # type: ignore[name-defined, misc]  # with TLS or without
+            def connect(self) -> None:
+                transport._connection = self
+                super().connect()
+                # Where the server closes after its answer, the connection forgets it before the body is read.
+                transport._line = self.sock
+
+        pool.ConnectionCls = Connection
 
     def post(self, endpoint: str, fields: Mapping[str, bytes]) -> dict[str, Any]:
         """Send form fields and return the JSON object of a successful answer.
@@ -88,40 +110,100 @@ class Transport:
             headers.update(urllib3.make_headers(basic_auth=":".join(credentials)))
         if start and etag:
             headers.update({"Range": f"bytes={start}-", "If-Range": etag})
-        try:
+        with self._watched():
             response = self._request("GET", endpoint, headers, None)
-        except (HTTPError, OSError) as error:
-            raise _unreachable(self.url, error) from error
-        try:
-            begins = _begins_at(response, start if etag else 0)
-            yield Download(begins, response.headers.get("ETag") or "", self._pieces(response))
-        finally:
-            # What is not read to its end cannot be asked anything else.
-            response.close()
+            try:
+                begins = self._begins_at(response, start if etag else 0)
+                yield Download(begins, response.headers.get("ETag") or "", self._pieces(response))
+            finally:
+                # What is not read to its end cannot be asked anything else.
+                response.close()
 
-    def _pieces(self, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    def _ask(self, method: str, endpoint: str, headers: Mapping[str, str], body: bytes | None) -> dict[str, Any]:
+        with self._watched():
+            response = self._request(method, endpoint, headers, body)
+            try:
+                return _answer(response.status, response.headers, self._read(response))
+            finally:
+                response.close() if response.length_remaining else response.release_conn()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Hang up on a server that takes too long, however busy it seems: the time-out of a socket begins anew with
+        each byte that comes or goes.
+        """
+        over = threading.Event()
+
+        def watch(deadline: float) -> None:
+            while not over.wait(max(0.0, deadline - time.monotonic())):
+                self._is_late = True
+                self._hang_up()
+                # There may have been no connection yet.
+                deadline = time.monotonic() + 1
+
+        self._is_late = False
+        thread = threading.Thread(
+            target=watch, name=WATCH, args=(time.monotonic() + EXCHANGE_SECONDS,), daemon=True
+        )  # fmt: skip
+        thread.start()
         try:
-            yield from response.stream(65536, decode_content=False)
-        except (HTTPError, OSError) as error:
-            raise _unreachable(self.url, error) from error
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _hang_up(self) -> None:
+        for line in (getattr(self._connection, "sock", None), self._line):
+            # TLS within the TLS of a proxy has no descriptor of its own.
+            line = getattr(line, "socket", line)
+            if line is not None:
+                with suppress(OSError):
+                    # Not the method of an SSLSocket, which would let the rest be read as if it had not been encrypted.
+                    socket.socket.shutdown(line, socket.SHUT_RDWR)
 
     def _request(
         self, method: str, endpoint: str, headers: Mapping[str, str], body: bytes | None
     ) -> urllib3.BaseHTTPResponse:
-        return self._pool.request(
-            method, self.url + PREFIX + endpoint, body=body, headers=headers, timeout=self._timeout,
-            retries=False, redirect=False, preload_content=False, decode_content=False,
-        )  # fmt: skip
-
-    def _ask(self, method: str, endpoint: str, headers: Mapping[str, str], body: bytes | None) -> dict[str, Any]:
         try:
-            response = self._request(method, endpoint, headers, body)
-            try:
-                return _answer(response.status, response.headers, _read(response))
-            finally:
-                response.close() if response.length_remaining else response.release_conn()
+            self._keep_connection_in_sight()
+            return self._pool.request(
+                method, self.url + PREFIX + endpoint, body=body, headers=headers, timeout=self._timeout,
+                retries=False, redirect=False, preload_content=False, decode_content=False,
+            )  # fmt: skip
         except (HTTPError, OSError) as error:
-            raise _unreachable(self.url, error) from error
+            raise self._failure(error) from error
+
+    def _pieces(self, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+        """The body as it comes, in pieces of any size: whoever reads it can look at his watch."""
+        try:
+            while piece := response.read1(65536, decode_content=False):
+                yield piece
+        except (HTTPError, OSError) as error:
+            raise self._failure(error) from error
+        # The end may be ours, and looks like the server's.
+        if self._is_late:
+            raise _late(self.url)
+
+    def _read(self, response: urllib3.BaseHTTPResponse) -> bytes:
+        contents = bytearray()
+        for piece in self._pieces(response):
+            contents += piece
+            if len(contents) > ANSWER_LIMIT:
+                raise Unreachable(f"an answer of more than {ANSWER_LIMIT} bytes came back", status=response.status)
+        return bytes(contents)
+
+    def _begins_at(self, response: urllib3.BaseHTTPResponse, asked: int) -> int:
+        """Where what comes begins; raises as `_answer` for what is no file, or not the part that was asked for."""
+        content_type = response.headers.get("Content-Type") or ""
+        if response.status == 206 and (response.headers.get("Content-Range") or "").startswith(f"bytes {asked}-"):
+            return asked
+        if response.status == 200 and content_type.partition(";")[0].strip() not in ("text/html", "application/json"):
+            return 0
+        _answer(response.status, response.headers, self._read(response))
+        raise Unreachable("an answer came in the place of a package", status=response.status)
+
+    def _failure(self, error: Exception) -> Unreachable:
+        return _late(self.url) if self._is_late else _unreachable(self.url, error)
 
 
 def _pool(url: str, ca_file: Path | None) -> urllib3.PoolManager:
@@ -155,32 +237,9 @@ def proxy_for(url: str) -> str | None:
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
-def _begins_at(response: urllib3.BaseHTTPResponse, asked: int) -> int:
-    """Where what comes begins; raises as `_answer` for what is no file, or not the part that was asked for."""
-    content_type = response.headers.get("Content-Type") or ""
-    if response.status == 206 and (response.headers.get("Content-Range") or "").startswith(f"bytes {asked}-"):
-        return asked
-    if response.status == 200 and content_type.partition(";")[0].strip() not in ("text/html", "application/json"):
-        return 0
-    _answer(response.status, response.headers, _read(response))
-    raise Unreachable("an answer came in the place of a package", status=response.status)
-
-
 def _gzip(body: bytes) -> bytes:
     compressor = zlib.compressobj(6, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     return compressor.compress(body) + compressor.flush()
-
-
-def _read(response: urllib3.BaseHTTPResponse) -> bytes:
-    deadline = time.monotonic() + ANSWER_SECONDS
-    contents = bytearray()
-    for piece in response.stream(65536, decode_content=False):
-        contents += piece
-        if len(contents) > ANSWER_LIMIT:
-            raise Unreachable(f"an answer of more than {ANSWER_LIMIT} bytes came back", status=response.status)
-        if time.monotonic() > deadline:
-            raise Unreachable(f"the answer took longer than {ANSWER_SECONDS:.0f} s", status=response.status)
-    return bytes(contents)
 
 
 def _answer(status: int, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
@@ -227,6 +286,10 @@ def _retry_after(text: str | None) -> float | None:
 def _printable(value: object) -> str:
     """Text of the other end, safe to show in one line."""
     return "".join(c if c.isprintable() else " " for c in value[:300]).strip() if isinstance(value, str) else ""
+
+
+def _late(url: str) -> Unreachable:
+    return Unreachable(f"{urlsplit(url).netloc} took longer than {EXCHANGE_SECONDS:.0f} s")
 
 
 def _unreachable(url: str, error: Exception) -> Unreachable:

@@ -70,11 +70,11 @@ def take(client: Client, answer: object) -> bool:
     client.state.update_status = status if status in ("current", "out-of-date") else ""
     updated = _take_offered_release(client, answer.get("release"))
     updated = updated or _take_offered_manifest(client, answer.get("manifest"))
-    if not answer.get("patches"):
+    if not answer.get("patches") and not client.state.actions_held_back:
         return updated
     from penguindome.client import actions
 
-    return actions.take(client, answer["patches"]) or updated
+    return actions.take(client, answer.get("patches")) or updated
 
 
 def _take_offered_release(client: Client, offered: object) -> bool:

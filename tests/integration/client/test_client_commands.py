@@ -134,11 +134,46 @@ def test_a_command_that_does_not_succeed_until_it_expires_has_failed_and_keeps_i
     peer.clock = enrolled.clock
     peer.patches.clear()
     enrolled.minute()
+    assert len(peer.results[command]) == 1
+    assert not enrolled.is_busy(command)
+    # Something that is signed later shows that it is not just the clock.
+    peer.publish(enrolled.paths.client_code)
+    enrolled.minute()
     result = peer.results[command][-1]
     assert result["status"] == "failed"
     assert result["reason"] == "it expired after 1 attempt; the last time: exit status 3"
     assert (result["output"], result["exit_status"]) == ("no luck\n", 3)
     assert enrolled.client().records.open_ids() == []
+
+
+@pytest.mark.parametrize("kind", ["command", "wipe"])
+def test_what_was_accepted_and_expired_by_a_clock_that_ran_ahead_is_begun_when_the_clock_is_right(
+    enrolled: Machine, peer: Peer, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A thief sets the clock ahead for a minute."""
+    with monkeypatch.context() as patched:
+        patched.setattr("penguindome.client.pending._start", lambda client, record: None)
+        action = enrolled.command("true\n") if kind == "command" else peer.offer(enrolled.target, kind="wipe")
+        enrolled.minute()
+    enrolled.later(days=400)
+    for _ in range(2):
+        enrolled.minute()
+        runner.act(Onlooker(enrolled.paths, clock=enrolled.clock), action)
+    record = enrolled.client().records.load(action)
+    assert record is not None
+    assert (record.attempt, record.running, record.result) == (0, False, None)
+    assert peer.results[action] == []
+    assert "if this machine's clock is right" in enrolled.client().state.actions_held_back[action]
+    enrolled.later(days=-400)
+    enrolled.minute()
+    result = enrolled.told(action)
+    if kind == "command":
+        assert (result["status"], result["attempt"]) == ("done", 1)
+    else:
+        # Begun: this is as far as a wipe gets here.
+        assert "another root" in result["reason"]
+    enrolled.minute()
+    assert enrolled.client().state.actions_held_back == {}
 
 
 def test_a_command_that_takes_too_long_is_killed_with_all_that_it_started(enrolled: Machine) -> None:

@@ -149,6 +149,18 @@ def test_the_same_command_laid_down_again_does_not_run_again_but_another_one_doe
     assert (enrolled.paths.root / "ran").read_text() == "x\nx\n"
 
 
+def test_a_command_of_an_older_release_does_not_run_again_after_a_rollback(enrolled: Machine, peer: Peer) -> None:
+    ran = enrolled.paths.root / "ran"
+    old, new = (f"#!/bin/sh\necho {name} >> {ran}\n" for name in ("old", "new"))
+    for release, text in enumerate((old, new, old, new), start=1):
+        path = enrolled.plugin("once.sh", text, directory="commands")
+        peer.lay(enrolled.paths.client_code, release=release)
+        assert path.exists()
+        _run(enrolled)
+        assert [complaint for complaint in enrolled.client().installed().complaints() if "once" in complaint] == []
+    assert ran.read_text() == "old\nnew\n"
+
+
 def test_a_command_that_fails_stays_is_reported_and_tried_again_later(enrolled: Machine, peer: Peer) -> None:
     _command(enrolled, f"#!/bin/sh\ntest -e {enrolled.paths.root}/now || exit 7\necho '[1]'\n")
     _run(enrolled)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -78,6 +79,24 @@ def test_enrolment_secrets_are_gone_once_they_have_done_their_work(enrolled: Mac
     assert json.loads((enrolled.paths.client_state / "repository.json").read_text())["password"] == "secret"
 
 
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        {"password": "secret\nmachine https://evil.example.org\n"}, {"password": "secret\n"}, {"password": "a b"},
+        {"password": ""}, {"password": 7}, {"user": "me\rpassword x"}, {"user": "a:b"},
+        {"password": "\N{LINE SEPARATOR}"},
+    ],
+)  # fmt: skip
+def test_credentials_that_would_be_more_than_a_word_of_a_file_are_left_aside(
+    ready: Machine, peer: Peer, capfd: pytest.CaptureFixture[str], credentials: dict[str, Any]
+) -> None:
+    peer.credentials.update(credentials)
+    ready.minute()
+    assert ready.client().state.enrolment == "enrolled"
+    assert not (ready.paths.client_state / "repository.json").exists()
+    assert "repository credentials were left aside" in capfd.readouterr().err
+
+
 def test_what_lies_on_disk_is_for_root_alone(enrolled: Machine) -> None:
     enrolled.collect()
     assert stat.S_IMODE(enrolled.paths.client_state.stat().st_mode) == 0o700
@@ -125,6 +144,17 @@ def test_age_is_told_by_the_time_since_boot_when_the_clock_was_set_meanwhile(enr
     enrolled.minute()
     report = next(report for report in peer.reports if report["sequence"] == 2)
     assert report["sent_at"] - report["collected_at"] < timedelta(minutes=1)
+
+
+def test_reports_of_a_clock_that_was_years_behind_are_delivered_once_it_is_right(enrolled: Machine, peer: Peer) -> None:
+    """A laptop whose clock begins in the year 2000 has collected without a network; then it learns the time."""
+    enrolled.collect(3)
+    enrolled.later(days=9000)
+    peer.clock = enrolled.clock
+    enrolled.collect()
+    enrolled.minute()
+    assert peer.delivered() == [1, 2, 3, 4, 5]
+    assert enrolled.client().state.spool_dropped == 0
 
 
 def test_a_person_who_submits_by_hand_learns_what_is_wrong(enrolled: Machine, peer: Peer) -> None:

@@ -121,6 +121,33 @@ def test_a_patch_that_was_kept_back_does_not_undo_a_newer_one(enrolled: Machine,
     assert peer.results[unrelated][0]["status"] == "done"
 
 
+def test_a_patch_that_was_kept_back_does_not_undo_a_newer_release(enrolled: Machine, peer: Peer) -> None:
+    """It is withheld until a release with a better plugin is in force, and may live for months."""
+    peer.lay(enrolled.paths.client_code, release=5)
+    enrolled.minute()
+    old = peer.action(enrolled.target, files={"plugins/hello.sh": (b"#!/bin/sh\necho '\"old\"'\n", 0o755)})
+    peer.lay(enrolled.paths.client_code, release=6)
+    enrolled.minute()
+    peer.patches.append(old)
+    assert reported(enrolled)["hello"] == {"said": "hello"}
+    (result,) = peer.results[old["id"]]
+    assert result["status"] == "failed"
+    assert result["reason"] == "it was issued before release 6, which is in force here"
+
+
+@pytest.mark.parametrize("release", [5, 6])
+def test_a_patch_is_for_the_releases_that_there_were_when_it_was_issued(
+    enrolled: Machine, peer: Peer, release: int
+) -> None:
+    """Some machines have the canary already, and the others the release before."""
+    peer.lay(enrolled.paths.client_code, release=release)
+    enrolled.minute()
+    patch = enrolled.patch({"plugins/new.sh": SAYS}, newest_release=6)
+    enrolled.minute()
+    assert [result["status"] for result in peer.results[patch]] == ["done"]
+    assert laid(enrolled) == ["plugins/new.sh"]
+
+
 def test_settings_of_a_patch_lie_below_the_administrators_own(enrolled: Machine) -> None:
     write_fragment(enrolled.paths.settings / "client.d/50.yml", {"plugins.timeout": 7}, mode=0o600)
     enrolled.patch({"settings/site.yml": "plugins.timeout: 9\nplugins.disabled: [hello]\n"}, mode=0o644)
@@ -236,16 +263,44 @@ def test_contents_that_are_not_what_was_signed_refuse_the_patch(enrolled: Machin
     assert laid(enrolled) == []
 
 
-@pytest.mark.parametrize("which", ["another name", "another id"])
-def test_an_action_for_another_machine_is_refused(enrolled: Machine, peer: Peer, which: str) -> None:
-    own = enrolled.target
-    target = Target(own.client_id, "elsewhere") if which == "another name" else Target("A" * 40, own.hostname)
-    patch = peer.offer(target, files={"plugins/new.sh": (SAYS.encode(), 0o755)})
+def test_an_action_for_another_machine_is_refused(enrolled: Machine, peer: Peer) -> None:
+    patch = peer.offer(Target("A" * 40, enrolled.target.hostname), files={"plugins/new.sh": (SAYS.encode(), 0o755)})
     enrolled.minute()
     assert laid(enrolled) == []
-    # Only one that names this very client is answered.
-    assert [result["status"] for result in peer.results[patch]] == (["failed"] if which == "another name" else [])
+    assert peer.results[patch] == []
     assert "for another machine" in enrolled.client().records.refusals()[0]["reason"]
+
+
+def test_an_action_for_this_machine_under_another_name_waits_until_it_is_called_so(
+    enrolled: Machine, peer: Peer
+) -> None:
+    """A name that came over DHCP, for a day."""
+    target = Target(enrolled.target.client_id, "elsewhere")
+    patch = peer.offer(target, files={"plugins/new.sh": (SAYS.encode(), 0o755)})
+    own = reported(enrolled)["penguindome"]
+    assert own["actions_held_back"] == {
+        patch: f"the patch {patch} is for this machine under the name elsewhere, and it is called"
+        f" {enrolled.target.hostname}"
+    }
+    assert f"An action waits: the patch {patch} is for" in enrolled.run("status").stdout.decode()
+    assert laid(enrolled) == []
+    before = len(peer.requests)
+    enrolled.minute()
+    assert peer.endpoints()[before:] == ["update"]
+    write_fragment(enrolled.paths.settings / "client.d/50.yml", {"hostname": "elsewhere"}, mode=0o600)
+    own = reported(enrolled)["penguindome"]
+    assert [result["status"] for result in peer.results[patch]] == ["done"]
+    assert laid(enrolled) == ["plugins/new.sh"]
+    assert "actions_held_back" not in own
+
+
+def test_an_action_that_is_offered_under_another_id_is_refused_and_not_answered(enrolled: Machine, peer: Peer) -> None:
+    patch = enrolled.patch({"plugins/new.sh": SAYS})
+    peer.patches[0]["id"] = "0" * 32
+    enrolled.minute()
+    assert laid(enrolled) == []
+    assert peer.results[patch] == []
+    assert enrolled.client().records.refusals()[0]["reason"] == f"the patch {patch} was offered under another id"
 
 
 def test_names_of_two_machines_do_not_make_one(enrolled: Machine, peer: Peer) -> None:
@@ -263,8 +318,36 @@ def test_an_expired_action_is_refused(enrolled: Machine, peer: Peer) -> None:
     enrolled.later(hours=2)
     peer.clock = enrolled.clock
     enrolled.minute()
-    assert "expired" in peer.results[patch][0]["reason"]
     assert laid(enrolled) == []
+    assert peer.results[patch] == []
+    # Once something was signed after its end, it is over for good.
+    peer.publish(enrolled.paths.client_code)
+    enrolled.minute()
+    assert [result["reason"] for result in peer.results[patch]] == [f"the patch {patch} has expired"]
+    assert laid(enrolled) == []
+
+
+def test_an_action_that_expired_by_a_clock_that_ran_ahead_is_done_when_the_clock_is_right(
+    enrolled: Machine, peer: Peer
+) -> None:
+    enrolled.later(days=400)
+    patch = enrolled.patch({"plugins/new.sh": SAYS})
+    own = reported(enrolled)["penguindome"]
+    assert own["actions_held_back"] == {patch: f"the patch {patch} has expired, if this machine's clock is right"}
+    assert (peer.results[patch], laid(enrolled)) == ([], [])
+    enrolled.later(days=-400)
+    assert "actions_held_back" not in reported(enrolled)["penguindome"]
+    assert [result["status"] for result in peer.results[patch]] == ["done"]
+    assert laid(enrolled) == ["plugins/new.sh"]
+
+
+def test_an_action_that_is_offered_no_more_is_held_back_no_more(enrolled: Machine, peer: Peer) -> None:
+    peer.offer(Target(enrolled.target.client_id, "elsewhere"), kind="wipe")
+    enrolled.minute()
+    assert len(enrolled.client().state.actions_held_back) == 1
+    peer.patches.clear()
+    enrolled.minute()
+    assert enrolled.client().state.actions_held_back == {}
 
 
 def test_a_clock_that_was_set_back_does_not_bring_an_expired_action_back(enrolled: Machine, peer: Peer) -> None:

@@ -282,7 +282,7 @@ def test_a_host_name_forged_in_the_database_makes_what_is_signed_for_it_useless(
     machine.overwrite("clients", machine.device.client_id, hostname=other.device.hostname)
     forged = Target(machine.device.client_id, other.device.hostname)
     offer = machine.handed(machine.signer.queue(forged, kind="wipe"))
-    with pytest.raises(ActionRefused, match="another machine"):
+    with pytest.raises(ActionRefused, match="is for this machine under the name"):
         machine.takes(offer)
 
 
