@@ -14,7 +14,7 @@ from penguindome_server.enrolment_tokens import create_token, list_tokens
 from penguindome_tools.acts import administrative
 from penguindome_tools.context import Context, pass_context
 from penguindome_tools.enrolment_bundle import enrolment_bundle
-from penguindome_tools.output import json_option, output_to, print_json, print_table
+from penguindome_tools.output import json_option, print_json, print_table, write_output
 
 
 @click.group()
@@ -74,8 +74,8 @@ def export(context: Context, *, file: str, with_token: bool, lifetime: timedelta
     if with_token:
         token = create_token(context.store, who=context.who, now=now, lifetime=lifetime)
         bundle = replace(bundle, token=token)
-    with context.as_root(), output_to(file) as write:
-        write(bundle.to_text())
+    with context.as_root():
+        write_output(file, bundle.to_text())
 
 
 @command.command()
