@@ -21,7 +21,7 @@ from penguindome_tools.restore import Restored, restore
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @passphrase_option
 @click.option("--database", metavar="URI", help="Put the store there (@FILE: the URI is in a file), and use it.")
-@click.option("--force", is_flag=True, help="Replace the data of a server that are here.")
+@click.option("--force", is_flag=True, help="Replace the data of a server that are here, or a damaged store.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @pass_context
