@@ -72,7 +72,7 @@ def _query(text: str) -> Mapping[str, Any]:
     if not isinstance(query, Mapping):
         raise UsageError(
             "the query is no mapping of fields to conditions",
-            hint="""for instance: --query '{"plugins.os_info.id": "debian"}'""",
+            hint="""for instance: --query '{"plugins.os_info.distribution": "debian"}'""",
         )
     return query
 

@@ -89,6 +89,8 @@ def run(
       penguindome command run --host laptop7 --wait -- systemctl restart cups
       penguindome command run --all --name old-kernels -- 'dpkg -l | grep -c linux-image'
     """
+    if timeout is not None and not wait:
+        raise UsageError("--timeout says how long --wait waits", hint="add --wait, or leave --timeout out")
     title, script = _script(context, file, click.get_current_context().meta.get(SHELL_LINE))
     parameters = {"name": name or _usable_name(title), "attempts": attempts}
     order = Order("command", title, lifetime, parameters, {COMMAND_FILE: (script, MODE)})
@@ -111,7 +113,8 @@ def _queue(context: Context, order: Order, chosen: Chosen, *, yes: bool) -> str:
     """Ask, sign and queue; returns the id."""
     script, _mode = order.files[COMMAND_FILE]
     targets = targets_of(context, chosen)
-    context.acts_on(*(target.hostname for target in targets), sha256=sha256(script).hexdigest())
+    digest = sha256(script).hexdigest()
+    context.acts_on(*(target.hostname for target in targets), **order.parameters, sha256=digest)
     rehearse(order, targets, context.clock())
     clients = f"{len(targets)} client{'s' if len(targets) > 1 else ''}"
     click.echo(f"Run {safe(order.parameters['name'])} ({len(script)} bytes) as root on {clients}:", err=True)
