@@ -15,6 +15,8 @@ from penguindome.files import read_limited, write_atomically
 from penguindome.paths import Paths
 from penguindome_server.store import Document, Store
 
+NOTE = "restoring.json"
+"""The file beside the directory of the keys that is there from the first change of a restore to its last."""
 RELEASES = "releases"
 """`_id` of the document of `server_state` whose `floor` no new release may have a number below."""
 MARGIN = 100
@@ -24,8 +26,8 @@ _NOTE_BYTES = 65536
 
 
 def note_path(paths: Paths) -> Path:
-    """Where the note lies from the first change of a restore to the last: `/var/lib/penguindome/restoring.json`."""
-    return paths.keys.parent / "restoring.json"
+    """Where that file is: `/var/lib/penguindome/restoring.json`."""
+    return paths.keys.parent / NOTE
 
 
 def note(paths: Paths, backup: str, file: Path) -> None:

@@ -56,12 +56,14 @@ class CommandGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(version("penguindome"), prog_name="penguindome")
 @click.option("--debug", is_flag=True, help="Show tracebacks and debug messages.")
 @click.pass_context
 def penguindome(ctx: click.Context, *, debug: bool) -> None:
     """Watch over a fleet of Linux laptops.
+
+    It is for root: sudo penguindome COMMAND.
 
     \b
     Begin here:

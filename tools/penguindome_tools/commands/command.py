@@ -70,7 +70,8 @@ def _timeout(_ctx: click.Context, _parameter: click.Parameter, value: str | None
 @click.option("--attempts", type=click.IntRange(1, 1000), help="How often to try [default: until it expires].")
 @lifetime_option("command", "7d")
 @click.option("--wait", is_flag=True, help="Show each client's result as it comes; exit 0 only if all exited with 0.")
-@click.option("--timeout", callback=_timeout, help="How long --wait waits [default: until the command expires].")
+@click.option("--timeout", callback=_timeout, metavar="DURATION",
+              help="How long --wait waits: 90s, 10m [default: until the command expires].")  # fmt: skip
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @pass_context
@@ -79,7 +80,7 @@ def run(
     context: Context, *, file: Path | None, name: str | None, chosen: Chosen, attempts: int | None,
     lifetime: timedelta, wait: bool, timeout: timedelta | None, yes: bool, as_json: bool,
 ) -> Afterwards:  # fmt: skip
-    """Run FILE, an executable script that begins with #!, or a shell line, on clients; print the id of the command.
+    """Run FILE, a script that begins with #!, or a shell line, on clients as root; print the id of the command.
 
     A shell line of one word is taken as it stands; several words reach the client's /bin/sh as the same words.
 
@@ -180,7 +181,7 @@ def list_command(context: Context, *, only_open: bool, as_json: bool) -> None:
 @json_option
 @pass_context
 def result(context: Context, *, command_id: str, host: str | None, as_json: bool) -> None:
-    """Show what came of a command on each client: its state, exit status and output.
+    """Show what came of a command, by the beginning of its id: state, exit status and output on each client.
 
     \b
     Examples:
@@ -202,7 +203,7 @@ def result(context: Context, *, command_id: str, host: str | None, as_json: bool
 @pass_context
 @administrative("command cancel")
 def cancel(context: Context, *, command_id: str, host: str | None) -> None:
-    """Cancel a command for clients that have not finished it.
+    """Cancel a command, by the beginning of its id, for clients that have not finished it.
 
     A client that was handed it already may still run it, which is then shown.
 

@@ -49,7 +49,7 @@ def _since(_ctx: click.Context, _parameter: click.Parameter, value: str | None) 
 @click.option("--since", callback=_since, metavar="DURATION", help="How far back: 90m, 12h, 3d, 2w.")
 @click.option("--who", help="Only acts of this person.")
 @click.option("--act", help="Only this act (clients revoke), or all of this kind (clients).")
-@click.option("--on", "target", metavar="HOST", help="Only acts on this host, file or client id.")
+@click.option("--on", "target", metavar="NAME", help="Only acts on this host, client id, file or path.")
 @click.option("--limit", type=click.IntRange(min=1), help=f"How many, the newest [default: {SHOWN}; with --since all].")
 @json_option
 @pass_context

@@ -178,7 +178,7 @@ def show(context: Context, *, patch_id: str, as_json: bool) -> None:
 @pass_context
 @administrative("patch cancel")
 def cancel(context: Context, *, patch_id: str, host: str | None) -> None:
-    """Cancel a patch for clients that have not finished it.
+    """Cancel a patch, by the beginning of its id, for clients that have not finished it.
 
     A client that was handed it already may still apply it, which is then shown.
 
