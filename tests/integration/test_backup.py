@@ -504,6 +504,7 @@ class Countdown:
         return counted
 
 
+@pytest.mark.timeout(600)
 def test_a_restore_that_was_killed_is_finished_by_giving_it_again(
     site: AdministeredSite, tmp_path: Path, passphrase: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -601,9 +602,11 @@ def test_a_damaged_store_is_replaced_on_demand_alone(
     assert "is damaged" in said
     assert "add --force" in said
     assert file.read_bytes() == damaged
-    site(*backup, "--force")
+    said = site(*backup, "--force")
     require_the_store_of_the_backup(site)
-    assert next(site.paths.server_state.glob("store.sqlite.replaced-*")).read_bytes()[:4096] == damaged[:4096]
+    kept = next(site.paths.server_state.glob("store.sqlite.replaced-*"))
+    assert kept.read_bytes()[:4096] == damaged[:4096]
+    assert f"the store that was here is kept as {kept}" in said
 
 
 def test_the_log_that_a_killed_server_left_is_not_laid_over_the_store_of_a_backup(
@@ -615,6 +618,7 @@ def test_the_log_that_a_killed_server_left_is_not_laid_over_the_store_of_a_backu
     require_the_store_of_the_backup(site)
 
 
+@pytest.mark.timeout(600)
 def test_a_restore_that_was_killed_between_the_files_of_a_store_is_finished_by_giving_it_again(
     site: AdministeredSite, backup: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,12 +54,15 @@ class RestoreRefused(PenguinDomeError):
 
 @dataclass
 class Restored:
-    """What was restored. `warnings` name what an administrator has to look at."""
+    """What was restored. `warnings` name what an administrator has to look at; what was here is kept in `replaced`, a
+    directory, and as `old_store`, the name of a file (with endings, also those of its logs).
+    """
 
     head: Head
     database: str
     floor: int
     replaced: Path | None
+    old_store: Path | None
     warnings: list[str] = field(default_factory=list)
 
 
@@ -115,7 +118,8 @@ def restore(
     context.forget_settings()
     settings = installation.write_settings(paths, values, self_signed=False)
     restoring.note_path(paths).unlink()
-    return Restored(head, target.shown, floor, replaced, list(_warnings(paths, settings, database)))
+    warnings = list(_warnings(paths, settings, database))
+    return Restored(head, target.shown, floor, replaced, target.replaced, warnings)
 
 
 @contextmanager
@@ -251,6 +255,7 @@ class _Target:
         self._uri = uri
         self._force = force
         self.shown = uri
+        self.replaced: Path | None = None
         self._file = Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
 
     def require_empty(self) -> None:
@@ -301,9 +306,11 @@ class _Target:
         finally:
             os.close(descriptor)
         # The logs of another file go first, and also where that is gone: SQLite would play them over ours.
+        old = f"{file}.replaced-{stamp}"
         for name in (*_OF_SQLITE, ""):
             with suppress(FileNotFoundError):
-                Path(f"{file}{name}").rename(f"{file}.replaced-{stamp}{name}")
+                Path(f"{file}{name}").rename(f"{old}{name}")
+                self.replaced = Path(old)
         sync_directory(file.parent)
         fresh.rename(file)
         sync_directory(file.parent)
