@@ -1,10 +1,18 @@
-"""What a store that comes out of a backup has to be told before a server goes on with it."""
+"""What a store that comes out of a backup has to be told before a server goes on with it; and the note that a restore
+is under way, or was interrupted, which root leaves where the server sees it.
+"""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from penguindome import json
+from penguindome.errors import InvalidData
+from penguindome.files import read_limited, write_atomically
+from penguindome.paths import Paths
 from penguindome_server.store import Document, Store
 
 NOTE = "restoring.json"
@@ -13,6 +21,44 @@ RELEASES = "releases"
 """`_id` of the document of `server_state` whose `floor` no new release may have a number below."""
 MARGIN = 100
 """How many releases may have been made between the backup and the loss of the server."""
+
+_NOTE_BYTES = 65536
+
+
+def note_path(paths: Paths) -> Path:
+    """Where that file is: `/var/lib/penguindome/restoring.json`."""
+    return paths.keys.parent / NOTE
+
+
+def note(paths: Paths, backup: str, file: Path) -> None:
+    """Note that the backup with this id, which lies in this file, is being restored. For root; all may read it."""
+    write_atomically(note_path(paths), json.dumps({"backup": backup, "file": str(file.absolute())}), mode=0o644)
+
+
+def noted(paths: Paths) -> str | None:
+    """The id of the backup whose restore is under way or was interrupted; None when there is none that can be read."""
+    backup = _read(paths).get("backup")
+    return backup if isinstance(backup, str) else None
+
+
+def command_to_finish(paths: Paths) -> str | None:
+    """The command that ends a restore which was interrupted (or is under way); None when there is none.
+
+    A server must not be started before: its store and its files may be those of different servers.
+    """
+    if not note_path(paths).exists():
+        return None
+    file = _read(paths).get("file")
+    words = f"penguindome restore {shlex.quote(file) if isinstance(file, str) else 'FILE'}"
+    return f"{words}, with the options that it was given"
+
+
+def _read(paths: Paths) -> dict[str, Any]:
+    try:
+        document = json.loads(read_limited(note_path(paths), _NOTE_BYTES))
+    except (OSError, InvalidData):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def prepare(store: Store, releases: Iterable[int]) -> int:

@@ -41,11 +41,9 @@ def hold(paths: Paths) -> int:
     except BlockingIOError as error:
         os.close(descriptor)
         raise BeingRestored("the server is being restored from a backup", hint="start it when that is done") from error
-    if (paths.keys.parent / restoring.NOTE).exists():
+    if command := restoring.command_to_finish(paths):
         os.close(descriptor)
-        raise BeingRestored(
-            "a restore of a backup was interrupted", hint="give `penguindome restore` with that backup again"
-        )
+        raise BeingRestored("a restore of a backup was interrupted", hint=f"finish it: {command}")
     return descriptor
 
 

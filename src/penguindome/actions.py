@@ -256,10 +256,16 @@ def _check_kind(kind: str, files: Mapping[str, FileEntry], parameters: Mapping[s
         _demand(set(files) == {COMMAND_FILE}, "a command is one file")
         attempts = parameters["attempts"]
         _demand(attempts is None or 1 <= attempts <= 1000, "its attempts are not 1 to 1000")
-        _demand(bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", parameters["name"])), "its name is none")
+        _demand(
+            bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", parameters["name"])),
+            "its name is not 1 to 64 of A-Z, a-z, 0-9, - and _",
+        )
     else:
         _demand(not files, f"a {kind} has no files")
-        _demand(parameters["reason"].isprintable() and 0 < len(parameters["reason"]) <= 500, "its reason is none")
+        _demand(
+            parameters["reason"].isprintable() and 0 < len(parameters["reason"]) <= 500,
+            "its reason is no line of 1 to 500 characters",
+        )
 
 
 def _demand(condition: object, problem: str) -> None:

@@ -23,6 +23,7 @@ import pytest
 
 import needs
 from action_material import taken
+from penguindome import manifest
 from penguindome.actions import LARGEST_CONTENTS, Action, Target
 from penguindome.errors import PenguinDomeError
 from penguindome.openpgp import Certificate
@@ -150,17 +151,118 @@ def test_a_file_is_put_onto_the_clients_that_are_named(site: Site, plugin: Path)
 
 
 @pytest.mark.parametrize(
-    ("own", "option", "mode"),
-    [(0o755, None, 0o755), (0o640, None, 0o644), (0o644, "0700", 0o700), (0o755, "600", 0o600)],
-)
-def test_the_mode_is_that_of_an_executable_or_not_unless_it_is_given(
-    site: Site, plugin: Path, own: int, option: str | None, mode: int
+    ("path", "option", "mode"),
+    [("plugins/x", None, 0o755), ("commands/x", None, 0o755), ("settings/x.yml", None, 0o644),
+     ("plugins/x", "0700", 0o700), ("settings/x.yml", "600", 0o600)],
+)  # fmt: skip
+def test_the_mode_is_that_of_a_release_unless_it_is_given(
+    site: Site, tmp_path: Path, path: str, option: str | None, mode: int
 ) -> None:
-    plugin.chmod(own)
+    file = tmp_path / "from-an-editor"
+    file.write_text("#!/bin/sh\n")
+    file.chmod(0o664)
     words = ("--mode", option) if option else ()
-    site.run("patch", "add", str(plugin), "--path", "plugins/x", "--host", "laptop", "--yes", *words)
+    site.run("patch", "add", str(file), "--path", path, "--host", "laptop", "--yes", *words)
     ((action, _contents),) = site.handed()
-    assert action.files["plugins/x"].mode == mode
+    assert action.files[path].mode == mode
+
+
+@pytest.mark.parametrize(
+    ("path", "contents", "more", "said"),
+    [
+        ("plugins/_y", "x", (), "begin with _"),
+        ("plugins/.y", "x", (), "begin with ."),
+        ("commands/y~", "x", (), "a copy that an editor"),
+        ("plugins/sub/y", "x", (), "put it to plugins/y"),
+        ("plugins/penguindome", "x", (), "as the client itself does"),
+        ("plugins/penguindome.py", "x", (), "as the client itself does"),
+        ("plugins/y", "", (), "penguindome patch remove plugins/y"),
+        ("plugins/y", "x", ("--mode", "0644"), "leave --mode out"),
+        ("settings/y.yml", "plugins:\n  timeout: soon\n", (), "file:2: plugins.timeout: 'soon' is not a duration"),
+        ("settings/y.yml", "plugins: [\n", (), "file:"),
+    ],
+)
+def test_what_no_release_would_take_is_refused_before_it_is_signed(
+    site: Site, tmp_path: Path, path: str, contents: str, more: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "file").write_text(contents)
+    site.run("patch", "add", str(tmp_path / "file"), "--path", path, "--all", "--yes", *more, status=2)
+    assert said in site.stderr
+    assert site.stored() == []
+
+
+def test_a_setting_that_no_client_knows_is_warned_about(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("plugins.timeuot: 3m\n")
+    site.run("patch", "add", str(tmp_path / "file"), "--path", "settings/y.yml", "--all", "--yes")
+    assert "file:1: unknown setting 'plugins.timeuot'" in site.stderr
+
+
+def released(site: Site, number: int, *names: str, clients: tuple[str, ...] = (A, B)) -> None:
+    """Let these clients have a release with these files."""
+    tree = site.paths.root / f"tree-{number}"
+    for name in names:
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).touch()
+    now = utc_now()
+    text = manifest.build(tree, names, kind="release", release=number, issued_at=now, expires_at=now + timedelta(1))
+    directory = site.paths.releases / str(number) if number else site.paths.releases
+    directory.mkdir(exist_ok=True)
+    (directory / "manifest.json").write_bytes(text)
+    for client_id in clients:
+        site.store.collection("clients").update(client_id, lambda found: {**(found or {}), "release": number})
+
+
+@pytest.mark.parametrize("number", [0, 7])
+def test_a_plugin_that_would_take_the_name_of_another_is_refused_and_its_path_is_named(
+    site: Site, plugin: Path, number: int
+) -> None:
+    released(site, number, "plugins/sshd.py", "commands/other.sh", "settings/a.yml")
+    site.run("patch", "add", str(plugin), "--path", "plugins/sshd", "--host", "laptop", "--yes", status=2)
+    assert "--path plugins/sshd.py" in site.stderr
+    assert site.stored() == []
+    for path in ("plugins/sshd.py", "plugins/other", "commands/sshd", "settings/a.b.yml"):
+        (plugin.parent / "settings").touch()
+        file = plugin if not path.startswith("settings") else plugin.parent / "settings"
+        site.run("patch", "add", str(file), "--path", path, "--host", "laptop", "--yes")
+
+
+def test_what_is_not_there_is_not_taken_away(site: Site, plugin: Path) -> None:
+    released(site, 7, "plugins/sshd.py", "plugins/os_info.py")
+    site.run("patch", "remove", "plugins/sshd", "--all", "--yes", status=2)
+    assert "there is: plugins/os_info.py, plugins/sshd.py" in site.stderr
+    assert site.stored() == []
+    # What a patch brought is there; of another client it is not.
+    site.run("patch", "add", str(plugin), "--path", "plugins/x", "--host", "laptop", "--yes")
+    site.handed()
+    site.run("patch", "remove", "plugins/x", "--all", "--yes")
+    assert "other has no plugins/x: there the patch will fail" in site.stderr
+    assert "laptop has no" not in site.stderr
+
+
+def test_of_a_release_that_is_not_known_here_nothing_is_said(site: Site) -> None:
+    released(site, 7, "plugins/sshd.py", clients=(A,))
+    for said in (8, 2**60, -1, True, "7", ["7"], None):
+        site.store.collection("clients").update(B, lambda found, said=said: {**(found or {}), "release": said})
+        site.run("patch", "cancel", site.run("patch", "remove", "plugins/x", "--host", "other", "--yes").strip())
+
+
+def test_the_log_says_what_was_done_on_whom(site: Site, plugin: Path) -> None:
+    (plugin.parent / "settings").write_text("plugins.timeout: 3m\n")
+    site.run("patch", "add", str(plugin), "--path", "plugins/x", "--all", "--yes")
+    site.run("patch", "remove", "plugins/sshd.py", "--host", "laptop", "--yes")
+    site.run("command", "run", "--host", "other", "--attempts", "3", "--yes", "--", "systemctl", "restart", "cups")
+    told = [(entry["act"], entry["targets"], entry["details"]) for entry in site.json("log", "show")]
+    for _act, _targets, details in told:
+        assert len(details.pop("id")) == 32
+        details.pop("sha256", None)
+    assert told == [
+        ("patch add", ["laptop", "other"], {"path": "plugins/x", "mode": "0755"}),
+        ("patch remove", ["laptop"], {"path": "plugins/sshd.py"}),
+        ("command run", ["other"], {"name": "systemctl", "attempts": 3}),
+    ]
+    said = site.run("log", "show", "--on", "plugins/sshd.py")
+    assert "path=plugins/sshd.py" in said
+    assert "command run" not in said
 
 
 def test_a_patch_names_the_newest_release_that_lies_on_the_disk_whatever_the_store_says(site: Site) -> None:
@@ -416,7 +518,7 @@ def test_a_script_is_run_under_a_name_so_often_and_for_so_long(site: Site, plugi
     [
         ("--yes",), ("--yes", "--"), ("PLUGIN", "--yes", "--", "id"), ("NO-INTERPRETER", "--yes"),
         ("--yes", "--attempts", "0", "--", "id"), ("--yes", "--expires", "31d", "--", "id"),
-        ("--yes", "--timeout", "soon", "--", "id"),
+        ("--yes", "--timeout", "soon", "--", "id"), ("--yes", "--timeout", "5s", "--", "id"),
     ],
 )  # fmt: skip
 def test_a_command_that_is_not_clear_is_refused(site: Site, plugin: Path, words: tuple[str, ...]) -> None:

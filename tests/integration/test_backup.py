@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from penguindome.files import write_atomically
 from penguindome.openpgp import DeviceKey
 from penguindome.paths import ROOT_VARIABLE, Paths
 from penguindome.server_keyring import ServerKeyring
-from penguindome_server import running
+from penguindome_server import restoring, running
 from penguindome_server.store import open_store
 from penguindome_tools import restore
 from penguindome_tools.cli import main
@@ -323,15 +324,13 @@ def test_a_server_does_not_start_while_it_is_being_restored(site: AdministeredSi
 
 
 def test_a_server_does_not_start_on_a_restore_that_was_interrupted(site: AdministeredSite) -> None:
-    note = site.paths.keys.parent / restore.NOTE
-    write_atomically(note, json.dumps({"backup": "some"}))
+    note = site.paths.keys.parent / restoring.NOTE
+    write_atomically(note, json.dumps({"backup": "some", "file": "/root/a backup"}))
     site.server.write_settings()
     process = site.server.spawn()
     until(lambda: process.poll() is not None or site.server.answers(), what="its end")
     assert process.poll() == 1
-    assert (
-        "a restore of a backup was interrupted; give `penguindome restore` with that backup again" in site.server.log()
-    )
+    assert "a restore of a backup was interrupted; finish it: penguindome restore '/root/a backup'" in site.server.log()
     note.unlink()
     site.server.start()
 
@@ -503,7 +502,7 @@ class Countdown:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         self.left, self.came = steps, False
         for owner, name in (
-            (restore, "_note"), (restore._Target, "fill"), (restore, "_move"), (restore, "sync_directory"),
+            (restore.restoring, "note"), (restore._Target, "fill"), (restore, "_move"), (restore, "sync_directory"),
             (restore.installation, "write_settings"),
         ):  # fmt: skip
             monkeypatch.setattr(owner, name, self._dying(getattr(owner, name)))
@@ -519,6 +518,7 @@ class Countdown:
         return counted
 
 
+@pytest.mark.timeout(600)
 def test_a_restore_that_was_killed_is_finished_by_giving_it_again(
     site: AdministeredSite, tmp_path: Path, passphrase: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -560,3 +560,124 @@ def test_a_restore_that_was_killed_is_finished_by_giving_it_again(
         assert not (fresh / "var/lib/penguindome/restoring.json").exists()
         shutil.rmtree(fresh)
     assert number > 8
+
+
+KILLED_SERVER = """
+import os, sys
+from penguindome_server.store import open_store
+store = open_store(sys.argv[1])
+for number in range(200):
+    store.collection("clients").insert({"_id": f"{number:040X}", "hostname": "other" * 50, "state": "enrolled"})
+os.kill(os.getpid(), 9)
+"""
+
+
+def killed_server(site: AdministeredSite) -> Path:
+    """Let a server be killed that has written other documents; returns its store, whose log lies beside it."""
+    site.server.kill()
+    subprocess.run([sys.executable, "-c", KILLED_SERVER, site.server.uri], check=False, timeout=60)
+    file = site.paths.server_state / "store.sqlite"
+    assert file.with_name("store.sqlite-wal").stat().st_size > 0
+    return file
+
+
+def require_the_store_of_the_backup(site: AdministeredSite) -> None:
+    assert "is sound" in site("store", "check")
+    assert [document["_id"] for document in site.server.store.collection("clients").find()] == ["A" * 40]
+    site.server.kill()
+
+
+def _no_header(data: bytes) -> bytes:
+    return bytes(4096) + data[4096:]
+
+
+def _garbage(data: bytes) -> bytes:
+    return data[:100] + os.urandom(len(data) - 100)
+
+
+@pytest.fixture
+def backup(site: AdministeredSite, tmp_path: Path, passphrase: str) -> tuple[str, ...]:
+    """A backup with one client in it; the words that restore it."""
+    site.server.store.collection("clients").insert({"_id": "A" * 40, "hostname": "a", "state": "enrolled"})
+    file = str(tmp_path / "backup")
+    site("backup", file, "--passphrase-file", passphrase)
+    site.server.kill()
+    return ("restore", file, "--passphrase-file", passphrase, "--yes")
+
+
+@pytest.mark.parametrize("spoil", [_no_header, _garbage])
+def test_a_damaged_store_is_replaced_on_demand_alone(
+    site: AdministeredSite, backup: tuple[str, ...], spoil: Callable[[bytes], bytes]
+) -> None:
+    file = site.paths.server_state / "store.sqlite"
+    damaged = spoil(file.read_bytes())
+    file.write_bytes(damaged)
+    said = penguindome(site.paths.root, *backup, status=1).stderr.decode()
+    assert "is damaged" in said
+    assert "add --force" in said
+    assert file.read_bytes() == damaged
+    said = site(*backup, "--force")
+    require_the_store_of_the_backup(site)
+    kept = next(site.paths.server_state.glob("store.sqlite.replaced-*"))
+    assert kept.read_bytes()[:4096] == damaged[:4096]
+    assert f"the store that was here is kept as {kept}" in said
+
+
+def test_the_log_that_a_killed_server_left_is_not_laid_over_the_store_of_a_backup(
+    site: AdministeredSite, backup: tuple[str, ...]
+) -> None:
+    file = killed_server(site)
+    file.rename(file.with_name("moved-away"))
+    site(*backup)
+    require_the_store_of_the_backup(site)
+
+
+@pytest.mark.timeout(600)
+def test_a_restore_that_was_killed_between_the_files_of_a_store_is_finished_by_giving_it_again(
+    site: AdministeredSite, backup: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ROOT_VARIABLE, str(site.paths.root))
+    rename, steps = Path.rename, 0
+
+    def dying(self: Path, target: Path) -> Path:
+        nonlocal steps
+        steps += "store.sqlite" in self.name
+        if steps == number:
+            raise Killed
+        return rename(self, target)
+
+    for number in range(1, 100):
+        killed_server(site)
+        steps = 0
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "rename", dying)
+            try:
+                assert main([*backup, "--force"]) == 0
+            except Killed:
+                pass
+        if steps < number:
+            break
+        to_finish = restoring.command_to_finish(site.paths)
+        assert to_finish == f"penguindome restore {backup[1]}, with the options that it was given"
+        assert main([*backup]) == 0
+        assert restoring.command_to_finish(site.paths) is None
+        require_the_store_of_the_backup(site)
+    assert number > 4
+
+
+def test_what_a_killed_backup_left_is_removed_by_the_next_one_and_nothing_else_is(
+    site: AdministeredSite, tmp_path: Path, passphrase: str
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    left, others = target / ".backup.0123456789ab.new", []
+    left.touch(0o600)
+    for name, mode in (
+        (".backup.0123456789ac.new", 0o644), (".backup.x.0123456789ab.new", 0o600), (".other.0123456789ab.new", 0o600),
+        (".backup.new", 0o600), ("backup.0123456789ab.new", 0o600),
+    ):  # fmt: skip
+        (target / name).touch(mode)
+        others.append(name)
+    (target / ".backup.0123456789ad.new").symlink_to(others[0])
+    site("backup", str(target / "backup"), "--passphrase-file", passphrase)
+    assert sorted(path.name for path in target.iterdir()) == sorted([*others, ".backup.0123456789ad.new", "backup"])

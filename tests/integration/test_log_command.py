@@ -102,6 +102,25 @@ def test_every_kind_of_act_is_told_and_no_secret_with_it(
         assert secret not in told
 
 
+def test_what_is_not_shown_is_counted_and_the_option_that_shows_it_is_named(
+    site: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(shown(capsys)) == 1
+    (first,) = site.collection("admin_log").find()
+    for number in range(2, 106):
+        site.collection("admin_log").insert({**first, "_id": f"{number:0{len(first['_id'])}d}", "sequence": number})
+    for words in ((), ("--json",)):
+        assert main(["log", "show", *words]) == 0
+        out, said = capsys.readouterr()
+        assert len(json.loads(out) if words else out.splitlines()) == 100
+        assert said == "5 older ones are not shown; all: --limit 105\n"
+    for more, count in ((("--limit", "105"), 105), (("--since", "1d"), 105), (("--since", "1d", "--limit", "3"), 3)):
+        assert main(["log", "show", "--json", *more]) == 0
+        out, said = capsys.readouterr()
+        assert len(json.loads(out)) == count
+        assert ("not shown" in said) == (count != 105)
+
+
 def _moment(entry: dict[str, Any]) -> float:
     from penguindome.times import parse_iso
 

@@ -195,3 +195,16 @@ def test_root_enters_no_directory_that_a_planted_link_leads_to(site: Site, victi
     (victim / "counter_1.db").write_text("root's\n")
     plant(site, dict.fromkeys(names_to_plant(site), victim))
     root_leaves_alone(site, victim)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("release", "list"), ("patch", "list"), ("keys", "list"), ("wipe", "laptop", "--reason", "lost"),
+     ("command", "run", "--all", "--", "id"), ("setup", "--yes"), ("release", "refresh")],
+)  # fmt: skip
+def test_another_user_is_told_to_become_root(site: Site, words: tuple[str, ...]) -> None:
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    done = site.run(*nobody, sys.executable, "-m", "penguindome_tools.cli", *words, service=False)
+    assert done.returncode in (1, 2)
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.endswith("run this with sudo\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import re
@@ -17,6 +18,7 @@ import pytest
 from needs import require_program
 from penguindome.paths import ROOT_VARIABLE, Paths
 from penguindome_server.settings import load_server_settings
+from penguindome_tools.commands import setup
 from penguindome_tools.scratch_site import CHECKOUT
 
 
@@ -162,3 +164,11 @@ def test_a_person_at_a_terminal_is_asked(site: Paths) -> None:
     settings = load_server_settings(site)
     assert (settings["listen.port"], settings["server.url"]) == (9443, "https://a.example:9443")
     assert settings["audit.scheduled"] is False
+
+
+def test_who_does_not_say_whether_to_start_is_told_that_all_else_was_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert not setup.shall_start()
+    assert "the server was set up, and not started" in capsys.readouterr().err

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from types import ModuleType
 
 import click
 import pytest
 
+from penguindome_tools import action_targets
 from penguindome_tools.acts import act_of
 from penguindome_tools.cli import penguindome
+from penguindome_tools.scratch_site import CHECKOUT
 
 READ_ONLY = {
     "audit-trail": "shows",
@@ -100,3 +106,37 @@ def test_each_command_shows_examples_of_itself(words: str) -> None:
     text = inspect.cleandoc(COMMANDS[words].help or "")
     _, _, examples = text.partition("\b\nExample")
     assert f"penguindome {words}" in examples, f"the help of `{words}` ends with examples of it"
+
+
+def said_of(group: click.Group) -> Iterator[str]:
+    """The help of a group, and of all that is in it."""
+    yield group.help or ""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        assert found is not None
+        yield from said_of(found) if isinstance(found, click.Group) else [found.help or ""]
+
+
+EXAMPLES = "\n".join([*said_of(penguindome), inspect.getsource(action_targets), (CHECKOUT / "README.md").read_text()])
+
+
+@pytest.mark.parametrize("query", sorted(set(re.findall(r"--query '(.*?)'", EXAMPLES))))
+def test_each_query_of_an_example_asks_for_what_a_shipped_plugin_reports(query: str) -> None:
+    for path in json.loads(query):
+        _, plugin, *fields = path.split(".")
+        command = [sys.executable, str(CHECKOUT / "plugins" / f"{plugin}.py")]
+        found = json.loads(subprocess.run(command, capture_output=True, timeout=60, check=True).stdout)
+        for field in fields:
+            assert field in found, f"{plugin} reports no {field}"
+            found = found[field]
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"patch remove (plugins/\S+)", EXAMPLES))))
+def test_each_plugin_that_an_example_takes_away_is_shipped(path: str) -> None:
+    assert (CHECKOUT / path).is_file()
+
+
+def test_there_are_such_examples() -> None:
+    assert "--query '{" in EXAMPLES
+    assert "patch remove plugins/" in EXAMPLES

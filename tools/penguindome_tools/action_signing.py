@@ -59,7 +59,9 @@ def lifetime_option(kind: str, default: str) -> Callable[[Callable[..., Any]], C
         return lifetime
 
     text = f"How long it may wait for a client, up to {longest.days}d."
-    return click.option("--expires", "lifetime", default=default, show_default=True, callback=convert, help=text)
+    return click.option(
+        "--expires", "lifetime", default=default, show_default=True, callback=convert, metavar="DURATION", help=text
+    )
 
 
 def read_file(context: Context, path: Path) -> tuple[bytes, int]:

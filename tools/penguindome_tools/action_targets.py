@@ -39,7 +39,8 @@ def target_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*arguments, chosen=Chosen(hosts, everybody, query), **options)
 
     for option in (
-        click.option("--query", metavar="JSON", help="All enrolled clients whose documents match this MongoDB query."),
+        click.option("--query", metavar="JSON",
+                     help="All enrolled clients that match this MongoDB query, written as in a check."),
         click.option("--all", "everybody", is_flag=True, help="All enrolled clients."),
         click.option("--host", "hosts", multiple=True, metavar="HOST",
                      help="A host name, a client id, or the beginning of one; may be given several times."),
@@ -79,7 +80,7 @@ def _query(text: str) -> Mapping[str, Any]:
     if not isinstance(query, Mapping):
         raise UsageError(
             "the query is no mapping of fields to conditions",
-            hint="""for instance: --query '{"plugins.os_info.id": "debian"}'""",
+            hint="""for instance: --query '{"plugins.os_info.distribution": "debian"}'""",
         )
     return query
 

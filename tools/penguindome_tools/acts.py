@@ -43,6 +43,14 @@ _UNSET_USER_ID = 2**32 - 1
 Afterwards = Callable[[], None]
 
 
+class ActInterrupted(KeyboardInterrupt):
+    """An act was interrupted when it had said what it is on: what it changes may be changed in part."""
+
+    def __init__(self, act: str) -> None:
+        super().__init__(act)
+        self.act = act
+
+
 def administrative(
     act: str, *, unless: Sequence[str] = ()
 ) -> Callable[[Callable[..., Afterwards | None]], Callable[..., None]]:
@@ -170,13 +178,15 @@ class Telling:
 
 @contextmanager
 def telling(context: Context, act: str) -> Iterator[Telling]:
-    """Carry out an act, and tell how it went."""
+    """Carry out an act, and tell how it went. Raises ActInterrupted for a KeyboardInterrupt once it is on something."""
     told = Telling(context, act)
     told.begin()
     try:
         yield told
     except BaseException as error:
         told.end(outcome_of(error, on_something=told.is_on_something))
+        if isinstance(error, KeyboardInterrupt) and told.is_on_something:
+            raise ActInterrupted(act) from error
         raise
     told.end("done")
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -122,8 +123,9 @@ def _log_kept_quiet(context: Context, log: _Log) -> Iterator[None]:
 def _write(
     paths: Paths, target: Path, protection: Protection, head: Head, store: IO[bytes], log: _Log, files: FileProgress
 ) -> None:
-    """Encrypt everything into `target`, which is replaced when all is on the disk. For root."""
-    temporary = target.with_name(f".{target.name[:200]}.{secrets.token_hex(6)}.new")
+    """Encrypt everything into `target`, which is replaced when all is on the disk. For root, alone."""
+    _remove_leftovers(target)
+    temporary = target.with_name(f"{_beginning(target)}{secrets.token_hex(6)}.new")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
@@ -142,6 +144,21 @@ def _write(
         os.close(descriptor)
         temporary.unlink(missing_ok=True)
     sync_directory(target.parent)
+
+
+def _beginning(target: Path) -> str:
+    return f".{target.name[:200]}."
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what a backup that was killed left beside this target. Its name, mode and owner say whose it is."""
+    ours = re.compile(re.escape(_beginning(target)) + r"[0-9a-f]{12}\.new")
+    with suppress(OSError):
+        for path in target.parent.iterdir():
+            if ours.fullmatch(path.name):
+                status = path.lstat()
+                if status.st_uid == os.geteuid() and status.st_mode == stat.S_IFREG | 0o600:
+                    path.unlink()
 
 
 def _numbered(files: FileProgress, found: list[tuple[Member, Path]]) -> Iterator[tuple[Member, Path]]:

@@ -16,11 +16,15 @@ import click
 from penguindome import logging
 from penguindome.errors import PenguinDomeError
 from penguindome.paths import Paths
+from penguindome.settings import Schema, Settings
+from penguindome_server.settings import load_server_settings
+from penguindome_tools.acts import ActInterrupted
 from penguindome_tools.context import Context
 from penguindome_tools.output import safe
 
 log = logging.get_logger(__name__)
 
+INTERRUPTED = 130
 COMMANDS = (
     *("audit-trail", "backup", "checks", "clients", "command", "enrolment", "issues", "keys", "log", "password"),
     *("patch", "release", "restore", "settings", "setup", "store", "wipe"),
@@ -52,12 +56,14 @@ class CommandGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(version("penguindome"), prog_name="penguindome")
 @click.option("--debug", is_flag=True, help="Show tracebacks and debug messages.")
 @click.pass_context
 def penguindome(ctx: click.Context, *, debug: bool) -> None:
     """Watch over a fleet of Linux laptops.
+
+    It is for root: sudo penguindome COMMAND.
 
     \b
     Begin here:
@@ -82,27 +88,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except click.Abort:
-        click.echo("Aborted: nothing was changed.", err=True)
-        return 130
+    except click.Abort as error:
+        click.echo(_said_of_end(error.__cause__), err=True)
+        return INTERRUPTED
     except PenguinDomeError as error:
         if "--debug" in words:
             traceback.print_exc()
-        click.echo(f"penguindome: {safe(error.message)}" + (f"; {error.hint}" if error.hint else ""), err=True)
+        click.echo(f"penguindome: {safe(error.message)}{_hint(error.hint or _way_to_root(error.__cause__))}", err=True)
         return error.exit_status
     except BrokenPipeError:
         # The reader of a pipe has seen enough (`| head`); Python must not complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        # The top of the process: a defect of ours gets one line here and its traceback in the log.
+        # The top of the process: what nobody expected gets one line here and its traceback in the log.
         if "--debug" in words:
             raise
-        log.exception("the command {} failed", " ".join(words))
+        _prepare_log()
+        log.error("the command {} failed", " ".join(words), exc_info=error)
+        if isinstance(error, OSError) and error.strerror:
+            click.echo(f"penguindome: {safe(_said_of_system(error))}", err=True)
+            return 1
         click.echo(
             f"penguindome: internal error: {type(error).__name__}: {safe(str(error))}; repeat it with --debug", err=True
         )
         return 70
+
+
+def _said_of_end(cause: BaseException | None) -> str:
+    """What is said of a command that was ended from outside. At a question, nothing was done yet."""
+    if isinstance(cause, ActInterrupted):
+        return f"penguindome: {cause.act} was interrupted and may be half done; to finish it, give the command again"
+    if isinstance(cause, KeyboardInterrupt):
+        return "penguindome: interrupted"
+    return "Aborted: nothing was changed."
+
+
+def _said_of_system(error: OSError) -> str:
+    where = "" if error.filename is None else f"{error.filename}: "
+    return f"{where}{error.strerror}{_hint(_way_to_root(error))}"
+
+
+def _way_to_root(cause: BaseException | None) -> str | None:
+    return "run this with sudo" if isinstance(cause, PermissionError) and os.getuid() != 0 else None
+
+
+def _hint(text: str | None) -> str:
+    return f"; {text}" if text else ""
+
+
+def _prepare_log() -> None:
+    """Let what is logged go where the settings say, and not to the terminal."""
+    paths = Paths.from_environment()
+    try:
+        settings = load_server_settings(paths)
+    except (PenguinDomeError, OSError):
+        settings = Settings(Schema(logging.LOGGING_SETTINGS))
+    # The log is root's, and the command may have become the service user.
+    os.seteuid(os.getuid())
+    os.setegid(os.getgid())
+    logging.configure(settings, component="admin", paths=paths, stderr_level="critical")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from penguindome import json
-from penguindome.errors import UsageError
+from penguindome.errors import PenguinDomeError, UsageError
+from penguindome.files import write_atomically
 
 T = TypeVar("T")
 ENTRIES_SHOWN = 10
@@ -141,14 +142,16 @@ def progress(items: Iterable[T], *, length: int | None, label: str) -> Iterator[
     )
 
 
-@contextmanager
-def output_to(path: str) -> Iterator[Callable[[str], None]]:
-    """A function that writes text to standard output (`-`) or, at once and readable by its owner alone, to a file."""
-    from penguindome.files import write_atomically
+def write_output(path: str, text: str, *, mode: int = 0o600) -> None:
+    """Write text to standard output (`-`) or, at once and with this mode, to a file.
 
+    Raises PenguinDomeError when the file cannot be written.
+    """
     if path == "-":
-        yield lambda text: click.echo(text, nl=False)
-    else:
-        from pathlib import Path
-
-        yield lambda text: write_atomically(Path(path), text, mode=0o600)
+        click.echo(text, nl=False)
+        return
+    try:
+        write_atomically(Path(path), text, mode=mode)
+    except OSError as error:
+        # The error names the file that would have been renamed.
+        raise PenguinDomeError(f"{path} cannot be written: {error.strerror}") from error

@@ -3,8 +3,8 @@
 The whole file is decrypted and checked before anything is written; then it is unpacked, and checked once more, beside
 the places it shall go to, in directories (0700) of root and, for the store, of the service user; then the store is put
 in place, then the files. What was there is kept in a directory that is named at the end. A note of which backup is
-being restored lies in `/var/lib/penguindome/restoring.json` from the first change to the last, so that a crash is
-repaired by giving the command again.
+being restored lies in `/var/lib/penguindome/restoring.json` (see `restoring`) from the first change to the last, so
+that a crash is repaired by giving the command again.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from penguindome import json, systemd
-from penguindome.errors import InvalidData, PenguinDomeError
-from penguindome.files import FileLock, ensure_directory, read_limited, sync_directory, write_atomically
+from penguindome import systemd
+from penguindome.errors import PenguinDomeError
+from penguindome.files import FileLock, ensure_directory, sync_directory
 from penguindome.paths import Paths
 from penguindome.settings import Settings, load, read_fragment
 from penguindome_server import restoring, running
 from penguindome_server.settings import server_settings_schema
 from penguindome_server.snapshots import summaries
-from penguindome_server.store import Store, StoreError, open_store
+from penguindome_server.store import Store, StoreError, StoreUnavailable, open_store
 from penguindome_server.store.copying import Progress, copy_store
 from penguindome_server.store.schema import SCHEMA
 from penguindome_tools import archive, installation, units
@@ -39,9 +39,8 @@ from penguindome_tools.encryption import decrypting
 from penguindome_tools.key_rotation import LOCK
 from penguindome_tools.scratch import scratch
 
-NOTE = "restoring.json"
-_NOTE_BYTES = 65536
 _SQLITE = "sqlite://"
+_OF_SQLITE = ("-journal", "-wal", "-shm")
 _SCRATCH = ".restore-"
 OF_A_SETUP = {"admin_log", "server_state"}
 """Collections in which a server that was set up, and never used, may have something."""
@@ -55,12 +54,15 @@ class RestoreRefused(PenguinDomeError):
 
 @dataclass
 class Restored:
-    """What was restored. `warnings` name what an administrator has to look at."""
+    """What was restored. `warnings` name what an administrator has to look at; what was here is kept in `replaced`, a
+    directory, and as `old_store`, the name of a file (with endings, also those of its logs).
+    """
 
     head: Head
     database: str
     floor: int
     replaced: Path | None
+    old_store: Path | None
     warnings: list[str] = field(default_factory=list)
 
 
@@ -95,7 +97,7 @@ def restore(
             stack.enter_context(running.stopped(paths))
         _refuse_running_unit(paths)
         head, hashes = verify(path, passphrase)
-        again = _noted(paths) == head.id
+        again = restoring.noted(paths) == head.id
         if not (force or again):
             _refuse_releases(paths)
         installation.make_directories(paths)
@@ -107,7 +109,7 @@ def restore(
             floor = _prepare_store(unpacked, _release_numbers(paths, hashes))
             target = _Target(uri, force=force or again)
             target.require_empty()
-        _note(paths, head)
+        restoring.note(paths, head.id, path)
         with _as_service(context):
             target.fill(unpacked.store, documents, stamp=f"{context.clock():%Y%m%dT%H%M%S}")
         replaced = _put_in_place(paths, unpacked.trees, now=context.clock())
@@ -115,8 +117,9 @@ def restore(
         values["database.uri"] = database
     context.forget_settings()
     settings = installation.write_settings(paths, values, self_signed=False)
-    (paths.keys.parent / NOTE).unlink()
-    return Restored(head, target.shown, floor, replaced, list(_warnings(paths, settings, database)))
+    restoring.note_path(paths).unlink()
+    warnings = list(_warnings(paths, settings, database))
+    return Restored(head, target.shown, floor, replaced, target.replaced, warnings)
 
 
 @contextmanager
@@ -154,19 +157,6 @@ def _release_numbers(paths: Paths, hashes: dict[str, str]) -> list[int]:
     names = {name.split("/")[1] for name in hashes if name.startswith("releases/")}
     names |= {path.name for path in paths.releases.glob("[0-9]*")}
     return [int(name) for name in names if name.isdecimal() and len(name) < 10]
-
-
-def _noted(paths: Paths) -> str | None:
-    """Which backup was being restored when a restore was interrupted."""
-    try:
-        document = json.loads(read_limited(paths.keys.parent / NOTE, _NOTE_BYTES))
-    except (OSError, InvalidData):
-        return None
-    return str(document.get("backup")) if isinstance(document, dict) else None
-
-
-def _note(paths: Paths, head: Head) -> None:
-    write_atomically(paths.keys.parent / NOTE, json.dumps({"backup": head.id}), mode=0o600)
 
 
 @contextmanager
@@ -265,6 +255,7 @@ class _Target:
         self._uri = uri
         self._force = force
         self.shown = uri
+        self.replaced: Path | None = None
         self._file = Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
 
     def require_empty(self) -> None:
@@ -273,14 +264,23 @@ class _Target:
             if not self._file.parent.is_dir():
                 raise RestoreRefused(f"the directory of the store, {self._file.parent}, does not exist")
             return
-        with closing(open_store(self._uri)) as store:
-            self.shown = store.uri
-            filled = [name for name in SCHEMA if name not in OF_A_SETUP and store.collection(name).count()]
-        if filled and not self._force:
-            raise RestoreRefused(
-                f"{self.shown} is not empty: there are documents in {', '.join(filled)}",
-                hint="to put the backup in their place, add --force",
-            )
+        found = self._contents()
+        if found is not None and not self._force:
+            raise RestoreRefused(found, hint="to put the backup in its place, add --force")
+
+    def _contents(self) -> str | None:
+        """What is there, in words; None when it is empty. A file that cannot be read is not empty."""
+        try:
+            with closing(open_store(self._uri)) as store:
+                self.shown = store.uri
+                filled = [name for name in SCHEMA if name not in OF_A_SETUP and store.collection(name).count()]
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            if self._file is None:
+                raise
+            return error.message
+        return f"{self.shown} is not empty: there are documents in {', '.join(filled)}" if filled else None
 
     def fill(self, copy: Path, documents: Progress, *, stamp: str) -> None:
         """Put the copy in the place of what is there."""
@@ -305,12 +305,19 @@ class _Target:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        if file.exists():
-            for name in ("", "-wal", "-shm"):
-                with suppress(FileNotFoundError):
-                    Path(f"{file}{name}").rename(f"{file}.replaced-{stamp}{name}")
+        # The logs of another file go first, and also where that is gone: SQLite would play them over ours.
+        old = f"{file}.replaced-{stamp}"
+        for name in (*_OF_SQLITE, ""):
+            with suppress(FileNotFoundError):
+                Path(f"{file}{name}").rename(f"{old}{name}")
+                self.replaced = Path(old)
+        sync_directory(file.parent)
         fresh.rename(file)
         sync_directory(file.parent)
+        with closing(open_store(self._uri)) as store:
+            problems = store.check()
+        if problems:
+            raise PenguinDomeError(f"the restored store is damaged ({problems[0]})", hint="give the command again")
 
 
 def _empty(store: Store) -> None:

@@ -70,7 +70,8 @@ def _timeout(_ctx: click.Context, _parameter: click.Parameter, value: str | None
 @click.option("--attempts", type=click.IntRange(1, 1000), help="How often to try [default: until it expires].")
 @lifetime_option("command", "7d")
 @click.option("--wait", is_flag=True, help="Show each client's result as it comes; exit 0 only if all exited with 0.")
-@click.option("--timeout", callback=_timeout, help="How long --wait waits [default: until the command expires].")
+@click.option("--timeout", callback=_timeout, metavar="DURATION",
+              help="How long --wait waits: 90s, 10m [default: until the command expires].")  # fmt: skip
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @pass_context
@@ -79,7 +80,7 @@ def run(
     context: Context, *, file: Path | None, name: str | None, chosen: Chosen, attempts: int | None,
     lifetime: timedelta, wait: bool, timeout: timedelta | None, yes: bool, as_json: bool,
 ) -> Afterwards:  # fmt: skip
-    """Run FILE, an executable script that begins with #!, or a shell line, on clients; print the id of the command.
+    """Run FILE, a script that begins with #!, or a shell line, on clients as root; print the id of the command.
 
     A shell line of one word is taken as it stands; several words reach the client's /bin/sh as the same words.
 
@@ -89,6 +90,8 @@ def run(
       penguindome command run --host laptop7 --wait -- systemctl restart cups
       penguindome command run --all --name old-kernels -- 'dpkg -l | grep -c linux-image'
     """
+    if timeout is not None and not wait:
+        raise UsageError("--timeout says how long --wait waits", hint="add --wait, or leave --timeout out")
     title, script = _script(context, file, click.get_current_context().meta.get(SHELL_LINE))
     parameters = {"name": name or _usable_name(title), "attempts": attempts}
     order = Order("command", title, lifetime, parameters, {COMMAND_FILE: (script, MODE)})
@@ -111,7 +114,8 @@ def _queue(context: Context, order: Order, chosen: Chosen, *, yes: bool) -> str:
     """Ask, sign and queue; returns the id."""
     script, _mode = order.files[COMMAND_FILE]
     targets = targets_of(context, chosen)
-    context.acts_on(*(target.hostname for target in targets), sha256=sha256(script).hexdigest())
+    digest = sha256(script).hexdigest()
+    context.acts_on(*(target.hostname for target in targets), **order.parameters, sha256=digest)
     rehearse(order, targets, context.clock())
     clients = f"{len(targets)} client{'s' if len(targets) > 1 else ''}"
     click.echo(f"Run {safe(order.parameters['name'])} ({len(script)} bytes) as root on {clients}:", err=True)
@@ -177,7 +181,7 @@ def list_command(context: Context, *, only_open: bool, as_json: bool) -> None:
 @json_option
 @pass_context
 def result(context: Context, *, command_id: str, host: str | None, as_json: bool) -> None:
-    """Show what came of a command on each client: its state, exit status and output.
+    """Show what came of a command, by the beginning of its id: state, exit status and output on each client.
 
     \b
     Examples:
@@ -199,7 +203,7 @@ def result(context: Context, *, command_id: str, host: str | None, as_json: bool
 @pass_context
 @administrative("command cancel")
 def cancel(context: Context, *, command_id: str, host: str | None) -> None:
-    """Cancel a command for clients that have not finished it.
+    """Cancel a command, by the beginning of its id, for clients that have not finished it.
 
     A client that was handed it already may still run it, which is then shown.
 

@@ -14,7 +14,7 @@ from penguindome_server.enrolment_tokens import create_token, list_tokens
 from penguindome_tools.acts import administrative
 from penguindome_tools.context import Context, pass_context
 from penguindome_tools.enrolment_bundle import enrolment_bundle
-from penguindome_tools.output import json_option, output_to, print_json, print_table
+from penguindome_tools.output import json_option, print_json, print_table, write_output
 
 
 @click.group()
@@ -23,9 +23,9 @@ def command() -> None:
 
     \b
     Examples:
-      penguindome enrolment export laptops.bundle     for all machines; each then waits for approval
-      penguindome enrolment export --token one.bundle for one machine, which is enrolled at once
-      penguindome enrolment list                      tokens, and whether they were used
+      penguindome enrolment export laptops.bundle       for all machines; each then waits for approval
+      penguindome enrolment export --token one.bundle   for one machine, which is enrolled at once
+      penguindome enrolment list                        tokens, and whether they were used
     """
 
 
@@ -40,7 +40,13 @@ def _duration(_ctx: click.Context, _parameter: click.Parameter, value: str) -> t
 
 
 _expires_option = click.option(
-    "--expires", "lifetime", default="24h", show_default=True, callback=_duration, help="How long the token is good."
+    "--expires",
+    "lifetime",
+    default="24h",
+    show_default=True,
+    callback=_duration,
+    metavar="DURATION",
+    help="How long the token is good: 90m, 12h, 3d, up to 90d.",
 )
 
 
@@ -74,8 +80,8 @@ def export(context: Context, *, file: str, with_token: bool, lifetime: timedelta
     if with_token:
         token = create_token(context.store, who=context.who, now=now, lifetime=lifetime)
         bundle = replace(bundle, token=token)
-    with context.as_root(), output_to(file) as write:
-        write(bundle.to_text())
+    with context.as_root():
+        write_output(file, bundle.to_text())
 
 
 @command.command()
@@ -85,8 +91,8 @@ def export(context: Context, *, file: str, with_token: bool, lifetime: timedelta
 def token(context: Context, *, lifetime: timedelta) -> None:
     """Make a token that enrols one machine at once, and print it. It is not shown again.
 
-    Hand it over beside a bundle: penguindome-client setup --bundle FILE --token-file TOKEN. A bundle with a token in it
-    makes `enrolment export --token`.
+    Hand it over beside a bundle: penguindome-client setup --bundle FILE --token-file TOKEN. To have both in one file:
+    penguindome enrolment export --token FILE.
 
     \b
     Example:

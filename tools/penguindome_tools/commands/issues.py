@@ -45,10 +45,10 @@ def command() -> None:
 @json_option
 @pass_context
 def audit_command(context: Context, *, by_timer: bool, as_json: bool) -> None:
-    """Look for what time alone brings, then show all issues that are past their grace period.
+    """Show all issues that are past their grace period, after looking for those that time alone brings.
 
-    Exits with 1 when there is anything to show; with --mail only when the mail was not taken, which is then shown
-    instead.
+    These are, for instance, machines that no longer report. A timer does this too, with --mail. Exits with 1 when there
+    is anything to show; with --mail only when the mail was not taken, which is then shown instead.
 
     \b
     Examples:

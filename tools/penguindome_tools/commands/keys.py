@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import click
 
-from penguindome.files import write_atomically
 from penguindome_server.store import Store
 from penguindome_tools import key_list, key_rotation
 from penguindome_tools.acts import administrative
 from penguindome_tools.context import Context, pass_context
 from penguindome_tools.installation import recorded_fingerprint
 from penguindome_tools.key_rotation import Outcome
-from penguindome_tools.output import confirm, json_option, print_json, print_table, safe
+from penguindome_tools.output import confirm, json_option, print_json, print_table, safe, write_output
 
 COLUMNS = ("key", "fingerprint", "created_at", "age_days", "expires_at", "purpose")
 SOON = timedelta(days=30)
@@ -91,10 +89,7 @@ def export(context: Context, *, which: str, file: str) -> None:
     """
     with context.as_root():
         text = key_rotation.export_certificate(context.paths, which)
-        if file != "-":
-            write_atomically(Path(file), text, mode=0o644)
-            return
-    click.echo(text, nl=False)
+        write_output(file, text, mode=0o644)
 
 
 @command.group()

@@ -20,6 +20,7 @@ from penguindome_tools.output import json_option, print_json, print_table, progr
 
 SOMETHING_IS_WRONG = 1
 COLUMNS = ("sequence", "done_at", "who", "act", "on", "outcome", "details")
+SHOWN = 100
 _TARGETS_SHOWN = 5
 
 
@@ -48,13 +49,13 @@ def _since(_ctx: click.Context, _parameter: click.Parameter, value: str | None) 
 @click.option("--since", callback=_since, metavar="DURATION", help="How far back: 90m, 12h, 3d, 2w.")
 @click.option("--who", help="Only acts of this person.")
 @click.option("--act", help="Only this act (clients revoke), or all of this kind (clients).")
-@click.option("--on", "target", metavar="HOST", help="Only acts on this host, file or client id.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="How many, the newest.")
+@click.option("--on", "target", metavar="NAME", help="Only acts on this host, client id, file or path.")
+@click.option("--limit", type=click.IntRange(min=1), help=f"How many, the newest [default: {SHOWN}; with --since all].")
 @json_option
 @pass_context
 def show_command(
-    context: Context, *, since: timedelta | None, who: str | None, act: str | None, target: str | None, limit: int,
-    as_json: bool,
+    context: Context, *, since: timedelta | None, who: str | None, act: str | None, target: str | None,
+    limit: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Show administrative acts, the newest last.
 
@@ -68,11 +69,14 @@ def show_command(
     where = {} if since is None else {"done_at": {"$gte": context.clock() - since}}
     newest_first = context.store.collection(COLLECTION).find(where, sort="-_id")
     found = (entry for entry in newest_first if _is_wanted(entry, who=who, act=act, target=target))
-    entries = list(islice(found, limit))[::-1]
+    entries = list(islice(found, limit or (SHOWN if since is None else None)))[::-1]
+    more = sum(1 for _ in found)
     if as_json:
         print_json(entries)
     else:
         print_table([_row(entry) for entry in entries], COLUMNS, as_json=False, empty="no such act in the log")
+    if more:
+        click.echo(f"{more} older ones are not shown; all: --limit {len(entries) + more}", err=True)
 
 
 def _settle(context: Context) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 
 import click
 
-from penguindome.actions import ActionRefused, check_patch_name
-from penguindome.errors import ManifestError, UsageError
-from penguindome.manifest import check_name
+from penguindome.actions import Target
+from penguindome.errors import UsageError
 from penguindome_server.action_queue import require_free
 from penguindome_server.action_records import find_batch
 from penguindome_tools.action_display import cancel_batch, list_batches, show_batch
@@ -20,6 +20,7 @@ from penguindome_tools.action_targets import Chosen, show_targets, target_option
 from penguindome_tools.acts import administrative
 from penguindome_tools.context import Context, pass_context
 from penguindome_tools.output import confirm, json_option, safe
+from penguindome_tools.patch_files import Released, require_path, require_usable, settings_warnings, usual_mode
 
 _lifetime_option = lifetime_option("patch", "30d")
 _yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
@@ -34,8 +35,8 @@ def command() -> None:
     \b
     Examples:
       penguindome patch add firewall.py --path plugins/firewall.py --host laptop7
-      penguindome patch add usb --path plugins/usb --query '{"plugins.os_info.id": "debian"}'
-      penguindome patch remove plugins/prey --all
+      penguindome patch add usb --path plugins/usb --query '{"plugins.os_info.distribution": "debian"}'
+      penguindome patch remove plugins/sshd.py --all
       penguindome patch list --open
       penguindome patch cancel 4f1c9a0b --host laptop7
     """
@@ -43,61 +44,88 @@ def command() -> None:
 
 @command.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--path", "name", required=True, metavar="PATH",
-              help="Where it goes: below plugins/ or commands/, or settings/NAME.yml.")  # fmt: skip
-@click.option("--mode", metavar="MODE", help="Permission bits [default: 0755 if FILE is executable, else 0644].")
+@click.option("--path", required=True, metavar="PATH",
+              help="Where it goes: plugins/NAME, commands/NAME or settings/NAME.yml.")  # fmt: skip
+@click.option("--mode", metavar="MODE", help="Permission bits [default: 0755; of settings 0644].")
 @target_options
 @_lifetime_option
 @_yes_option
 @pass_context
 @administrative("patch add")
 def add(
-    context: Context, *, file: Path, name: str, mode: str | None, chosen: Chosen, lifetime: timedelta, yes: bool
+    context: Context, *, file: Path, path: str, mode: str | None, chosen: Chosen, lifetime: timedelta, yes: bool
 ) -> None:
     """Put FILE onto clients, in place of what is there, and print the id of the patch.
+
+    A program must bear the name of the one that it takes the place of, ending included; clients report its output under
+    that name without the ending. What no release would take is refused here as well.
 
     \b
     Examples:
       penguindome patch add firewall.py --path plugins/firewall.py --host laptop7 --host laptop8
       penguindome patch add interval.yml --path settings/interval.yml --all --expires 7d --yes
     """
-    content, own_mode = read_file(context, file)
-    bits = _bits(mode) if mode is not None else 0o755 if own_mode & 0o111 else 0o644
+    require_path(path)
+    content, _own_mode = read_file(context, file)
+    bits = usual_mode(path) if mode is None else _bits(mode)
+    require_usable(path, content, bits)
+    if path.startswith("settings/"):
+        with context.as_root():
+            warnings = settings_warnings(file)
+        for warning in warnings:
+            click.echo(f"warning: {safe(warning)}", err=True)
+    targets = targets_of(context, chosen)
+    Released(context.paths, context.store, targets).require_own_name(path)
     digest = sha256(content).hexdigest()
-    order = Order("patch", f"{name} ({bits:04o})", lifetime, {"remove": []}, {name: (content, bits)})
-    about = (
-        f"Put {safe(str(file))} ({len(content)} bytes, sha256 {digest[:12]}...) as {safe(name)}, mode {bits:04o}, on"
-    )
-    _queue(context, order, chosen, [name], about, digest=digest, yes=yes)
+    _acts_on(context, targets, path=path, mode=f"{bits:04o}", sha256=digest)
+    order = Order("patch", f"{path} ({bits:04o})", lifetime, {"remove": []}, {path: (content, bits)})
+    what = f"{safe(str(file))} ({len(content)} bytes, sha256 {digest[:12]}...)"
+    _queue(context, order, targets, path, f"Put {what} as {safe(path)}, mode {bits:04o}, on", yes=yes)
 
 
 @command.command()
-@click.argument("name", metavar="PATH")
+@click.argument("path")
 @target_options
 @_lifetime_option
 @_yes_option
 @pass_context
 @administrative("patch remove")
-def remove(context: Context, *, name: str, chosen: Chosen, lifetime: timedelta, yes: bool) -> None:
+def remove(context: Context, *, path: str, chosen: Chosen, lifetime: timedelta, yes: bool) -> None:
     """Take the file PATH away from clients until the next release, and print the id of the patch.
 
     \b
     Examples:
-      penguindome patch remove plugins/prey --host laptop7
+      penguindome patch remove plugins/sshd.py --host laptop7
     """
-    order = Order("patch", f"remove {name}", lifetime, {"remove": [name]})
-    _queue(context, order, chosen, [name], f"Take {safe(name)} away from", digest=None, yes=yes)
-
-
-def _queue(
-    context: Context, order: Order, chosen: Chosen, paths: list[str], about: str, *, digest: str | None, yes: bool
-) -> None:
-    for path in paths:
-        _require_path(path)
+    require_path(path)
     targets = targets_of(context, chosen)
-    context.acts_on(*(target.hostname for target in targets), sha256=digest)
+    _require_present(context, targets, path)
+    _acts_on(context, targets, path=path)
+    order = Order("patch", f"remove {path}", lifetime, {"remove": [path]})
+    _queue(context, order, targets, path, f"Take {safe(path)} away from", yes=yes)
+
+
+def _acts_on(context: Context, targets: Sequence[Target], **details: str) -> None:
+    context.acts_on(*(target.hostname for target in targets), **details)
+
+
+def _require_present(context: Context, targets: Sequence[Target], path: str) -> None:
+    """Raise UsageError when no target can have the file, and warn when some have not: there the patch would fail."""
+    released = Released(context.paths, context.store, targets)
+    without = released.without(path)
+    if len(without) == len(targets):
+        there = ", ".join(released.beside(path)) or "nothing"
+        raise UsageError(
+            f"{safe(path)} is in no release that these clients have, and in no patch for them",
+            hint=f"there is: {safe(there)}",
+        )
+    for target in without:
+        click.echo(f"warning: {safe(target.hostname)} has no {safe(path)}: there the patch will fail", err=True)
+
+
+def _queue(context: Context, order: Order, targets: Sequence[Target], path: str, about: str, *, yes: bool) -> None:
     rehearse(order, targets, context.clock())
-    require_free(context.store, "patch", targets, paths, now=context.clock())
+    require_free(context.store, "patch", targets, [path], now=context.clock())
     clients = f"{len(targets)} client{'s' if len(targets) > 1 else ''}"
     click.echo(f"{about} {clients}:", err=True)
     show_targets(targets)
@@ -105,18 +133,6 @@ def _queue(
     batch_id = place(context, order, targets)
     context.acts_on(id=batch_id)
     click.echo(batch_id)
-
-
-def _require_path(path: str) -> None:
-    """Raise UsageError unless a patch may change a file of this name."""
-    try:
-        check_name(path)
-        check_patch_name(path)
-    except (ManifestError, ActionRefused) as error:
-        raise UsageError(
-            f"{path[:100]!a} is no path that a patch may change",
-            hint="it is plain and relative: plugins/NAME, commands/NAME or settings/NAME.yml",
-        ) from error
 
 
 def _bits(text: str) -> int:
@@ -162,7 +178,7 @@ def show(context: Context, *, patch_id: str, as_json: bool) -> None:
 @pass_context
 @administrative("patch cancel")
 def cancel(context: Context, *, patch_id: str, host: str | None) -> None:
-    """Cancel a patch for clients that have not finished it.
+    """Cancel a patch, by the beginning of its id, for clients that have not finished it.
 
     A client that was handed it already may still apply it, which is then shown.
 

@@ -21,7 +21,7 @@ from penguindome_tools.restore import Restored, restore
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @passphrase_option
 @click.option("--database", metavar="URI", help="Put the store there (@FILE: the URI is in a file), and use it.")
-@click.option("--force", is_flag=True, help="Replace the data of a server that are here.")
+@click.option("--force", is_flag=True, help="Replace the data of a server that are here, or a damaged store.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @pass_context
@@ -33,8 +33,8 @@ def command(
     """Make this machine the server of which FILE is a backup: its keys, settings, store, releases and repository.
 
     The server must be stopped, and there must be no data of another one unless --force says so. Everything is checked
-    before anything is changed; files that are replaced are kept in a directory that is named at the end. Interrupted,
-    it can be given again.
+    before anything is changed; what is replaced is kept, and named at the end. Interrupted, it is finished by giving
+    the command again.
 
     \b
     Examples:
@@ -59,15 +59,25 @@ def _tell(restored: Restored, *, as_json: bool) -> None:
         click.echo(f"warning: {warning}", err=True)
     head = restored.head
     if as_json:
-        replaced = None if restored.replaced is None else str(restored.replaced)
+        replaced, old_store = (None if path is None else str(path) for path in (restored.replaced, restored.old_store))
         answer = {"id": head.id, "created_at": head.created_at, "server_key": head.server_key}
-        print_json({**answer, "database": restored.database, "release_floor": restored.floor, "replaced": replaced})
+        print_json(
+            {
+                **answer,
+                "database": restored.database,
+                "release_floor": restored.floor,
+                "replaced": replaced,
+                "old_store": old_store,
+            }
+        )
         return
     click.echo(f"restored: backup {head.id[:12]} of {safe(head.server_url)}, {head.created_at:%Y-%m-%d %H:%M} UTC")
     click.echo(f"server key: {safe(head.server_key)}")
     click.echo(f"store: {restored.database}; the next release has a number above {restored.floor}")
     if restored.replaced is not None:
         click.echo(f"what was here is kept in {restored.replaced}, private keys too: delete it when all is well")
+    if restored.old_store is not None:
+        click.echo(f"the store that was here is kept as {restored.old_store}: delete it when all is well")
     click.echo(
         "What was done after the backup is undone: look at clients that were revoked, tokens that were used and\n"
         "actions that were cancelled since. Machines that enrolled since need a new bundle.\n"

@@ -95,12 +95,21 @@ def command(
         self_signed = answers["tls"] == "self-signed"
     _set_up(context, settings, values, self_signed=self_signed, client_tree=client_tree)
     if asks and systemd.has_unit(context.paths, units.SERVER):
-        start = click.confirm("Start the server, now and at each boot?", default=True)
+        start = shall_start()
     if start:
         systemd.start(units.SERVER, units.AUDIT_TIMER, units.REPOSITORY_TIMER)
     # A package's script is followed by the start of the service.
     starts = start or "DPKG_MAINTSCRIPT_PACKAGE" in os.environ
     click.echo(f"next: {'' if starts else 'start the server, then: '}penguindome enrolment export FILE")
+
+
+def shall_start() -> bool:
+    """Ask whether the server is to be started. Everything else is done by now, so whoever says nothing has said no."""
+    try:
+        return click.confirm("Start the server, now and at each boot?", default=True)
+    except click.Abort:
+        click.echo("\nthe server was set up, and not started", err=True)
+        return False
 
 
 def _given(context: Context, settings: Settings, present: Answers, answer_file: str | None) -> Answers:

@@ -76,6 +76,24 @@ def plugin_name(file_name: str) -> str:
     return file_name.partition(".")[0]
 
 
+def require_program_name(name: str, where: object) -> None:
+    """Raise SiteFileRefused unless clients would run a program whose file has this name; it is called `where`."""
+    _require_no_copy(name, where)
+    if name[0] in "._":
+        raise SiteFileRefused(f"{where}: clients do not run files whose names begin with {name[0]}", hint="rename it")
+    if plugin_name(name) == OWN_NAME:
+        raise SiteFileRefused(
+            f"{where} reports under the name {OWN_NAME!r}, as the client itself does", hint="rename it"
+        )
+
+
+def _require_no_copy(name: str, where: object) -> None:
+    if _LEFT_OVER.fullmatch(name):
+        raise SiteFileRefused(
+            f"{where} is a copy that an editor or a package manager left", hint="remove it, or give it another name"
+        )
+
+
 def _plugins(directory: Path) -> tuple[dict[str, bytes], dict[str, Path]]:
     programs = _programs(directory, lambda name: not name.endswith(DISABLED))
     left_out = {plugin_name(path.name): path for path in _entries(directory, lambda name: name.endswith(DISABLED))}
@@ -90,11 +108,10 @@ def _plugins(directory: Path) -> tuple[dict[str, bytes], dict[str, Path]]:
 
 def _programs(directory: Path, wanted: Callable[[str], bool] = lambda _: True) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
-    taken: dict[str, Path] = {OWN_NAME: Path("the client itself")}
+    taken: dict[str, Path] = {}
     for path in _entries(directory, wanted):
         name = plugin_name(path.name)
-        if name.startswith("_") or not name:
-            raise SiteFileRefused(f"{path}: clients do not run files whose names begin with _", hint="rename it")
+        require_program_name(path.name, path)
         if name in taken:
             raise SiteFileRefused(f"{path} reports under the name {name!r}, as {taken[name]} does", hint="rename one")
         if not path.stat().st_mode & stat.S_IXUSR:
@@ -127,10 +144,7 @@ def _entries(directory: Path, wanted: Callable[[str], bool]) -> Iterator[Path]:
                 f"{path} is {what}, and a release takes files alone", hint="put the file itself there"
             )
         _require_safe(path, status)
-        if _LEFT_OVER.fullmatch(path.name):
-            raise SiteFileRefused(
-                f"{path} is a copy that an editor or a package manager left", hint="remove it, or give it another name"
-            )
+        _require_no_copy(path.name, path)
         try:
             check_name(path.name)
         except ManifestError as error:
