@@ -323,7 +323,8 @@ _CLIENTS = (
         name="clients.geolocation_key",
         kind=str,
         secret=True,
-        description="The Google geolocation API key of the clients; carried to them by releases.",
+        description="The Google geolocation API key of the clients; carried to them by releases, once "
+        "server_auth.download_release says who may download those.",
     ),
     Setting(
         name="clients.logging.handler",

@@ -140,6 +140,33 @@ def test_only_the_tar_holds_a_secret_and_not_everybody_can_read_it(site: Paths, 
     assert [path for path in held if b"PRIVATE KEY" in path.read_bytes()] == []
 
 
+def test_a_geolocation_key_is_in_no_package_that_everybody_may_download(site: Paths, tmp_path: Path) -> None:
+    settings = "clients.geolocation_key: not-for-everybody\nschedule.collect_interval: 30m\n"
+    (site.settings / "server.yml").write_text(settings)
+    said = command(site, *CREATE, status=2).stderr
+    assert "server_auth.download_release" in said
+    assert "not-for-everybody" not in said
+    assert numbers(site) == []
+    (site.settings / "server.yml").write_text(f"{settings}server_auth.download_release.ipranges: [192.0.2.0/24]\n")
+    command(site, *CREATE)
+    for kind in ("deb", "pacman", "tar"):
+        tree = tree_of(site, 1, kind, tmp_path)
+        held = {path.name: path.stat().st_mode & 0o777 for path in (tree / "settings").iterdir()}
+        assert held == {"10-server.yml": 0o644, "10-server-private.yml": 0o600}
+        assert "not-for-everybody" in (tree / "settings/10-server-private.yml").read_text()
+    # Old content is not opened to everybody either.
+    (site.settings / "server.yml").write_text("")
+    command(site, *CREATE)
+    assert "server_auth.download_release" in command(site, "release", "rollback", "1", "--yes", status=2).stderr
+    assert numbers(site) == [2, 1]
+
+
+def test_settings_that_do_nothing_in_a_release_are_warned_about(site: Paths) -> None:
+    (site.settings / "client-release.d/50-site.yml").write_text("server.url: https://another.example\n")
+    said = command(site, "release", "create", "--dry-run").stderr
+    assert "50-site.yml:1: server.url is of no use in a release" in said
+
+
 def test_what_the_site_adds_is_told_before_and_in_the_next_release(site: Paths, tmp_path: Path) -> None:
     command(site, *CREATE)
     plugin(site, "printers")

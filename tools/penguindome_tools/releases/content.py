@@ -11,7 +11,7 @@ from pathlib import Path
 from penguindome import manifest
 from penguindome.release import InvalidRelease
 from penguindome.settings import Settings
-from penguindome_tools.releases.carried_settings import write_settings
+from penguindome_tools.releases.carried_settings import PRIVATE_FRAGMENT, write_settings
 from penguindome_tools.releases.site_files import SiteFileRefused, SiteFiles, plugin_name
 
 TREE = "usr/lib/penguindome/client"
@@ -22,7 +22,7 @@ CODE = "code"
 """Names in a manifest that begin so are those of our own modules, which the wheel brings: `code/penguindome/...`."""
 SINGLE_FILES = ("requirements.txt", "pkg-setup")
 DIRECTORIES = ("plugins", "commands", "settings")
-PROGRAM_MODE, FILE_MODE = 0o755, 0o644
+PROGRAM_MODE, FILE_MODE, PRIVATE_MODE = 0o755, 0o644, 0o600
 
 
 def lay_over(tree: Path, site: SiteFiles, settings: Settings) -> None:
@@ -58,10 +58,11 @@ def names_of(tree: Path) -> list[str]:
 
 
 def set_modes(tree: Path) -> None:
-    """Give what the manifest names the mode that it names: programs 0755, all others 0644."""
+    """Give what the manifest names the mode that it names: programs 0755, what is private 0600, the rest 0644."""
     for name in names_of(tree):
         runs = name == "pkg-setup" or name.startswith(("plugins/", "commands/"))
-        (tree / name).chmod(PROGRAM_MODE if runs else FILE_MODE)
+        private = name == f"settings/{PRIVATE_FRAGMENT}"
+        (tree / name).chmod(PROGRAM_MODE if runs else PRIVATE_MODE if private else FILE_MODE)
 
 
 def build_manifest(tree: Path, number: int, issued_at: datetime, scratch: Path) -> bytes:
