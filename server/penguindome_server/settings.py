@@ -117,6 +117,12 @@ _WEB = (
     ),
     Setting(name="tls.key", kind="path", description="PEM file with the private key of tls.certificate."),
     Setting(
+        name="tls.authorities",
+        kind="path",
+        description="PEM file of authorities that clients shall trust for TLS, beside self-signed certificates of this "
+        "server; carried to them by bundles and releases. Machines that are set up with such a bundle trust no others.",
+    ),
+    Setting(
         name="ports",
         kind="map",
         default={},

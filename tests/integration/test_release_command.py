@@ -110,7 +110,7 @@ def test_a_release_is_signed_described_published_and_recorded(site: Paths, tmp_p
     assert (manifest.kind, manifest.release) == ("release", 1)
     assert (manifest.expires_at - manifest.issued_at).days == 365
     assert set(manifest.files) == {
-        *("plugins/os_info.py", "plugins/sshd.py", "requirements.txt", "pkg-setup"),
+        *("plugins/os_info.py", "plugins/sshd.py", "requirements.txt", "pkg-setup", "settings/ca.pem"),
         *("code/penguindome/__init__.py", "code/penguindome/client/__init__.py"),
     }
     for kind in description.packages:
@@ -152,13 +152,24 @@ def test_a_geolocation_key_is_in_no_package_that_everybody_may_download(site: Pa
     for kind in ("deb", "pacman", "tar"):
         tree = tree_of(site, 1, kind, tmp_path)
         held = {path.name: path.stat().st_mode & 0o777 for path in (tree / "settings").iterdir()}
-        assert held == {"10-server.yml": 0o644, "10-server-private.yml": 0o600}
+        assert held == {"10-server.yml": 0o644, "10-server-private.yml": 0o600, "ca.pem": 0o644}
         assert "not-for-everybody" in (tree / "settings/10-server-private.yml").read_text()
     # Old content is not opened to everybody either.
     (site.settings / "server.yml").write_text("")
     command(site, *CREATE)
     assert "server_auth.download_release" in command(site, "release", "rollback", "1", "--yes", status=2).stderr
     assert numbers(site) == [2, 1]
+
+
+def test_a_rollback_carries_the_certificates_of_today(site: Paths, tmp_path: Path) -> None:
+    command(site, *CREATE)
+    command(site, "certificate", "renew")
+    command(site, *CREATE)
+    command(site, "release", "rollback", "1", "--yes")
+    carried = [(tree_of(site, number, "deb", tmp_path) / "settings/ca.pem").read_text() for number in (1, 2, 3)]
+    (tls,) = (path.read_text() for path in site.root.glob("var/lib/penguindome/tls/server.crt"))
+    (following,) = (path.read_text() for path in site.root.glob("var/lib/penguindome/tls/next.crt"))
+    assert carried == [tls, tls + following, tls + following]
 
 
 def test_settings_that_do_nothing_in_a_release_are_warned_about(site: Paths) -> None:

@@ -13,7 +13,7 @@ from penguindome.paths import Paths
 from penguindome.settings import read_fragment
 from penguindome_server.settings import load_server_settings
 from penguindome_tools.releases.carried_settings import carried, require_closed, warnings
-from penguindome_tools.releases.content import lay_over, names_of, set_modes
+from penguindome_tools.releases.content import lay_authorities, lay_over, names_of, set_modes
 from penguindome_tools.releases.site_files import SiteFileRefused, load_release_settings, read_site_files
 
 PROGRAM = b"#!/bin/sh\necho '{}'\n"
@@ -242,6 +242,14 @@ def test_the_geolocation_key_is_carried_only_once_settings_say_who_may_download(
 def test_a_release_that_holds_no_geolocation_key_may_be_open(paths: Paths, plugins: Path, tree: Path) -> None:
     laid_over(paths, tree)
     require_closed(load_server_settings(paths), tree)
+
+
+def test_certificates_take_the_place_of_those_of_an_older_release(tree: Path) -> None:
+    lay_authorities(tree, "of today\n")
+    assert (tree / "settings/ca.pem").read_text() == "of today\n"
+    assert "settings/ca.pem" in names_of(tree)
+    lay_authorities(tree, "")
+    assert "settings/ca.pem" not in names_of(tree)
 
 
 @pytest.mark.parametrize("text", ["server.url: https://another.example\n", "ca_certificate: /etc/ssl/site.pem\n"])

@@ -22,8 +22,8 @@ from penguindome_tools.output import safe
 log = logging.get_logger(__name__)
 
 COMMANDS = (
-    *("audit-trail", "backup", "checks", "clients", "command", "enrolment", "issues", "keys", "log", "password"),
-    *("patch", "release", "restore", "settings", "setup", "store", "wipe"),
+    *("audit-trail", "backup", "certificate", "checks", "clients", "command", "enrolment", "issues", "keys", "log"),
+    *("password", "patch", "release", "restore", "settings", "setup", "store", "wipe"),
 )
 
 

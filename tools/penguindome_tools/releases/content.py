@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from penguindome import manifest
+from penguindome.client.authorities import RELEASED as AUTHORITIES
 from penguindome.release import InvalidRelease
 from penguindome.settings import Settings
 from penguindome_tools.releases.carried_settings import PRIVATE_FRAGMENT, write_settings
@@ -47,6 +48,17 @@ def lay_over(tree: Path, site: SiteFiles, settings: Settings) -> None:
             directory.mkdir(exist_ok=True)
             (directory / file_name).write_bytes(contents)
     write_settings(settings, site, tree / "settings")
+
+
+def lay_authorities(tree: Path, certificates: str) -> None:
+    """Let the tree carry these certificates (PEM; "": none), which clients shall trust for TLS: those of today, in a
+    release of older content too.
+    """
+    path = tree / AUTHORITIES
+    path.unlink(missing_ok=True)
+    if certificates:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(certificates)
 
 
 def names_of(tree: Path) -> list[str]:
