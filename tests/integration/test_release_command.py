@@ -21,7 +21,7 @@ from client_packages import PLUGINS, TREE, carry, command
 from needs import require_program
 from penguindome import json
 from penguindome.files import FileLock
-from penguindome.manifest import Manifest
+from penguindome.manifest import Manifest, verify_tree
 from penguindome.openpgp import Certificate
 from penguindome.paths import ROOT_VARIABLE, Paths
 from penguindome.release import Description, PackageFile, build
@@ -159,6 +159,25 @@ def test_a_geolocation_key_is_in_no_package_that_everybody_may_download(site: Pa
     command(site, *CREATE)
     assert "server_auth.download_release" in command(site, "release", "rollback", "1", "--yes", status=2).stderr
     assert numbers(site) == [2, 1]
+
+
+def test_the_tar_lays_what_is_private_with_the_mode_that_the_manifest_names(site: Paths, tmp_path: Path) -> None:
+    settings = "{clients.geolocation_key: the-key, server_auth.download_release.ipranges: [192.0.2.0/24]}\n"
+    (site.settings / "server.yml").write_text(settings)
+    command(site, *CREATE)
+    (tar,) = site.releases.glob("1/*.tar")
+    unpacked, root = tmp_path / "unpacked", tmp_path / "machine"
+    unpacked.mkdir()
+    subprocess.run(["tar", "-xf", tar, "-C", unpacked, "--strip-components=1"], check=True)
+    # These small packages hold no libraries, so that it ends before anything is put into use.
+    words, environment = [unpacked / "setup", "--release-only"], {**os.environ, ROOT_VARIABLE: str(root)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert "was not put into use" in done.stderr
+    laid = root / "usr/lib/penguindome/releases/client-1"
+    assert (laid / "settings/10-server-private.yml").stat().st_mode & 0o777 == 0o600
+    signed = Manifest.of_trusted((laid / "manifest.json").read_bytes())
+    wrong = {problem.path: problem.reason for problem in verify_tree(signed, laid)}
+    assert {name for name in wrong if not name.startswith("code/")} == set()
 
 
 def test_a_rollback_carries_the_certificates_of_today(site: Paths, tmp_path: Path) -> None:
