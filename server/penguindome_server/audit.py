@@ -14,7 +14,7 @@
    then it is rather the network or this server.
 8. `release-not-taken`: a client that reports has not taken the release that it should have for
    `release_not_taken_after`. Releases that fail on too many clients are halted, and a warning says so.
-9. `repository-expiring`: an issue of the server itself (see `server_issues.py`).
+9. `repository-expiring` and `certificate-expiring`: issues of the server itself (see `server_issues.py`).
 
 The fleet is read once, as a stream of a few fields of each document; whole documents are read only of those clients
 that something is done to.
@@ -41,7 +41,7 @@ from penguindome_server.audit_changes import Findings
 from penguindome_server.business_time import BusinessTime, Values, from_settings
 from penguindome_server.checks import CheckSet
 from penguindome_server.evaluation import checks_digest
-from penguindome_server.issue_kinds import DUPLICATE_HOSTNAME
+from penguindome_server.issue_kinds import CERTIFICATE_EXPIRING, DUPLICATE_HOSTNAME, REPOSITORY_EXPIRING
 from penguindome_server.issues import Grace, Listed, close_all_issues, list_issues
 from penguindome_server.server_issues import SERVER_ID, Expiring
 from penguindome_server.store import Document, Store
@@ -126,10 +126,11 @@ class _Survey:
 
 
 def audit(
-    store: Store, checks: CheckSet, settings: AuditSettings, *, now: datetime, expiring: Expiring | None = None
-) -> AuditResult:
+    store: Store, checks: CheckSet, settings: AuditSettings, *, now: datetime, expiring: Expiring | None = None,
+    certificates: Expiring | None = None,
+) -> AuditResult:  # fmt: skip
     """Audit the fleet, and return everything that is open afterwards. `expiring` is what of the server's own signed
-    files is about to expire (None: that was not looked at). Raises StoreUnavailable.
+    files is about to expire, `certificates` those of TLS (None: that was not looked at). Raises StoreUnavailable.
     """
     _delete_expired_tokens(store, now)
     halting.halt_failing(store, percent=settings.halt_after_failures, now=now)
@@ -152,8 +153,9 @@ def audit(
     changed += _close_gone(store, survey, opened, now)
     changed += _settle_duplicates(store, survey, opened, now)
     changed += _refresh(store, survey, listed)
-    if expiring is not None:
-        changed += server_issues.settle(store, expiring, now=now)
+    for name, found in ((REPOSITORY_EXPIRING, expiring), (CERTIFICATE_EXPIRING, certificates)):
+        if found is not None:
+            changed += server_issues.settle(store, name, found, now=now)
     if changed:
         del listed, opened
         listed = list(list_issues(store, grace))

@@ -21,6 +21,7 @@ UPDATE_FAILED = "update-failed"
 RELEASE_NOT_TAKEN = "release-not-taken"
 MANIFEST_EXPIRED = "manifest-expired"
 REPOSITORY_EXPIRING = "repository-expiring"
+CERTIFICATE_EXPIRING = "certificate-expiring"
 
 
 class Described(Protocol):
@@ -137,6 +138,14 @@ KINDS: Mapping[str, IssueKind] = {
             "high",
             "On the server that has the keys, run `penguindome release refresh` as root and read what it says; "
             "penguindome-repository.timer (or cron) should run it by itself.",
+        ),
+        IssueKind(
+            CERTIFICATE_EXPIRING,
+            "a certificate that the server shows for TLS expires soon; no machine reaches it then any more",
+            "high",
+            "If `penguindome setup` made it: run `penguindome certificate renew`, then `penguindome release create`, "
+            "and `penguindome certificate use` once the machines have that release. Any other: renew it where it comes "
+            "from, and restart penguindome-server.",
         ),
     )
 }

@@ -1,4 +1,5 @@
-"""Issues of the server itself: `repository-expiring`, when what it has signed for its clients was not signed anew.
+"""Issues of the server itself: `repository-expiring`, when what it has signed for its clients was not signed anew, and
+`certificate-expiring`, when a certificate that it shows for TLS was not renewed.
 
 They are documents of `issues` like those of clients, under a client id that no client can have. Whether they are open
 follows from the published files alone.
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from penguindome_server import episodes
-from penguindome_server.issue_kinds import KINDS, REPOSITORY_EXPIRING
+from penguindome_server.issue_kinds import KINDS
 from penguindome_server.store import Document, Store
 
 SERVER_ID = "server"
@@ -21,15 +22,18 @@ SERVER_ID = "server"
 
 @dataclass(frozen=True)
 class SignedThing:
-    """Something that was signed until a time: its name for people, and the two times."""
+    """Something that was signed until a time: its name for people, and the two times. It is told of when less than a
+    third of its validity is left (it should have been signed anew at half of it), or another part.
+    """
 
     name: str
     signed_at: datetime
     expires_at: datetime
+    told_before: int = 3
 
     def is_expiring(self, now: datetime) -> bool:
-        """Whether less than a third of its validity is left: it should have been signed anew at half of it."""
-        return now > self.expires_at - (self.expires_at - self.signed_at) / 3
+        """Whether it is to be told of."""
+        return now > self.expires_at - (self.expires_at - self.signed_at) / self.told_before
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,12 @@ class Expiring:
         return cls([thing for thing in things if thing.is_expiring(now)], broken)
 
 
-def settle(store: Store, expiring: Expiring, *, now: datetime) -> bool:
-    """Open or close the issue as `expiring` says; whether anything changed.
+def settle(store: Store, name: str, expiring: Expiring, *, now: datetime) -> bool:
+    """Open or close the issue of this name as `expiring` says; whether anything changed.
 
     Closed by hand, it stays closed for what it was about.
     """
-    found = episodes.open_of(store, SERVER_ID, REPOSITORY_EXPIRING)
+    found = episodes.open_of(store, SERVER_ID, name)
     if not expiring.things and not expiring.broken:
         if found is None or found["source"] == "manual":
             return False
@@ -63,7 +67,7 @@ def settle(store: Store, expiring: Expiring, *, now: datetime) -> bool:
         "unreadable": list(expiring.broken),
     }
     cause = "\n".join([*details["signed"], *details["unreadable"]])
-    transition = episodes.opening(KINDS[REPOSITORY_EXPIRING], source="audit", first_seen_at=now, details=details)
+    transition = episodes.opening(KINDS[name], source="audit", first_seen_at=now, details=details)
     server = {"_id": SERVER_ID, "hostname": socket.gethostname()}
     return episodes.insert(store, episodes.new_episode(server, transition, cause=cause, generation=0, now=now))
 

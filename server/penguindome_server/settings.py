@@ -117,6 +117,12 @@ _WEB = (
     ),
     Setting(name="tls.key", kind="path", description="PEM file with the private key of tls.certificate."),
     Setting(
+        name="tls.authorities",
+        kind="path",
+        description="PEM file of authorities that clients shall trust for TLS, beside self-signed certificates of this "
+        "server; carried to them by bundles and releases. Machines that are set up with such a bundle trust no others.",
+    ),
+    Setting(
         name="ports",
         kind="map",
         default={},
@@ -323,7 +329,8 @@ _CLIENTS = (
         name="clients.geolocation_key",
         kind=str,
         secret=True,
-        description="The Google geolocation API key of the clients; carried to them by releases.",
+        description="The Google geolocation API key of the clients; carried to them by releases, once "
+        "server_auth.download_release says who may download those.",
     ),
     Setting(
         name="clients.logging.handler",

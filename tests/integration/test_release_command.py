@@ -21,7 +21,7 @@ from client_packages import PLUGINS, TREE, carry, command
 from needs import require_program
 from penguindome import json
 from penguindome.files import FileLock
-from penguindome.manifest import Manifest
+from penguindome.manifest import Manifest, verify_tree
 from penguindome.openpgp import Certificate
 from penguindome.paths import ROOT_VARIABLE, Paths
 from penguindome.release import Description, PackageFile, build
@@ -110,7 +110,7 @@ def test_a_release_is_signed_described_published_and_recorded(site: Paths, tmp_p
     assert (manifest.kind, manifest.release) == ("release", 1)
     assert (manifest.expires_at - manifest.issued_at).days == 365
     assert set(manifest.files) == {
-        *("plugins/os_info.py", "plugins/sshd.py", "requirements.txt", "pkg-setup"),
+        *("plugins/os_info.py", "plugins/sshd.py", "requirements.txt", "pkg-setup", "settings/ca.pem"),
         *("code/penguindome/__init__.py", "code/penguindome/client/__init__.py"),
     }
     for kind in description.packages:
@@ -138,6 +138,63 @@ def test_only_the_tar_holds_a_secret_and_not_everybody_can_read_it(site: Paths, 
     held = [path for path in tmp_path.glob("1-*/**/*") if path.is_file()]
     assert len(held) > 10
     assert [path for path in held if b"PRIVATE KEY" in path.read_bytes()] == []
+
+
+def test_a_geolocation_key_is_in_no_package_that_everybody_may_download(site: Paths, tmp_path: Path) -> None:
+    settings = "clients.geolocation_key: not-for-everybody\nschedule.collect_interval: 30m\n"
+    (site.settings / "server.yml").write_text(settings)
+    said = command(site, *CREATE, status=2).stderr
+    assert "server_auth.download_release" in said
+    assert "not-for-everybody" not in said
+    assert numbers(site) == []
+    (site.settings / "server.yml").write_text(f"{settings}server_auth.download_release.ipranges: [192.0.2.0/24]\n")
+    command(site, *CREATE)
+    for kind in ("deb", "pacman", "tar"):
+        tree = tree_of(site, 1, kind, tmp_path)
+        held = {path.name: path.stat().st_mode & 0o777 for path in (tree / "settings").iterdir()}
+        assert held == {"10-server.yml": 0o644, "10-server-private.yml": 0o600, "ca.pem": 0o644}
+        assert "not-for-everybody" in (tree / "settings/10-server-private.yml").read_text()
+    # Old content is not opened to everybody either.
+    (site.settings / "server.yml").write_text("")
+    command(site, *CREATE)
+    assert "server_auth.download_release" in command(site, "release", "rollback", "1", "--yes", status=2).stderr
+    assert numbers(site) == [2, 1]
+
+
+def test_the_tar_lays_what_is_private_with_the_mode_that_the_manifest_names(site: Paths, tmp_path: Path) -> None:
+    settings = "{clients.geolocation_key: the-key, server_auth.download_release.ipranges: [192.0.2.0/24]}\n"
+    (site.settings / "server.yml").write_text(settings)
+    command(site, *CREATE)
+    (tar,) = site.releases.glob("1/*.tar")
+    unpacked, root = tmp_path / "unpacked", tmp_path / "machine"
+    unpacked.mkdir()
+    subprocess.run(["tar", "-xf", tar, "-C", unpacked, "--strip-components=1"], check=True)
+    # These small packages hold no libraries, so that it ends before anything is put into use.
+    words, environment = [unpacked / "setup", "--release-only"], {**os.environ, ROOT_VARIABLE: str(root)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert "was not put into use" in done.stderr
+    laid = root / "usr/lib/penguindome/releases/client-1"
+    assert (laid / "settings/10-server-private.yml").stat().st_mode & 0o777 == 0o600
+    signed = Manifest.of_trusted((laid / "manifest.json").read_bytes())
+    wrong = {problem.path: problem.reason for problem in verify_tree(signed, laid)}
+    assert {name for name in wrong if not name.startswith("code/")} == set()
+
+
+def test_a_rollback_carries_the_certificates_of_today(site: Paths, tmp_path: Path) -> None:
+    command(site, *CREATE)
+    command(site, "certificate", "renew")
+    command(site, *CREATE)
+    command(site, "release", "rollback", "1", "--yes")
+    carried = [(tree_of(site, number, "deb", tmp_path) / "settings/ca.pem").read_text() for number in (1, 2, 3)]
+    (tls,) = (path.read_text() for path in site.root.glob("var/lib/penguindome/tls/server.crt"))
+    (following,) = (path.read_text() for path in site.root.glob("var/lib/penguindome/tls/next.crt"))
+    assert carried == [tls, tls + following, tls + following]
+
+
+def test_settings_that_do_nothing_in_a_release_are_warned_about(site: Paths) -> None:
+    (site.settings / "client-release.d/50-site.yml").write_text("server.url: https://another.example\n")
+    said = command(site, "release", "create", "--dry-run").stderr
+    assert "50-site.yml:1: server.url is of no use in a release" in said
 
 
 def test_what_the_site_adds_is_told_before_and_in_the_next_release(site: Paths, tmp_path: Path) -> None:

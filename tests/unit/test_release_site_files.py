@@ -12,8 +12,8 @@ from penguindome.errors import PenguinDomeError, SettingsError
 from penguindome.paths import Paths
 from penguindome.settings import read_fragment
 from penguindome_server.settings import load_server_settings
-from penguindome_tools.releases.carried_settings import carried, warnings
-from penguindome_tools.releases.content import lay_over, names_of
+from penguindome_tools.releases.carried_settings import carried, require_closed, warnings
+from penguindome_tools.releases.content import lay_authorities, lay_over, names_of, set_modes
 from penguindome_tools.releases.site_files import SiteFileRefused, load_release_settings, read_site_files
 
 PROGRAM = b"#!/bin/sh\necho '{}'\n"
@@ -210,10 +210,53 @@ def test_settings_of_the_server_become_settings_of_clients(paths: Paths, plugins
     laid_over(paths, tree)
     assert read_fragment(tree / "settings/10-server.yml") == {
         "schedule.collect_interval": "30m",
-        "plugin_settings.geolocation.api_key": "the-key",
         "logging.handler": "syslog",
     }
     assert (tree / "settings/50-site.yml").read_text() == "plugins.timeout: 3m\n"
+
+
+def test_the_geolocation_key_is_in_a_file_of_its_own_that_root_alone_may_read(
+    paths: Paths, plugins: Path, tree: Path
+) -> None:
+    server(paths, "schedule.collect_interval: 30m\nclients.geolocation_key: the-key\n")
+    laid_over(paths, tree)
+    set_modes(tree)
+    holding = {path.name: path.stat().st_mode & 0o777 for path in tree.rglob("*.*") if b"the-key" in path.read_bytes()}
+    assert holding == {"10-server-private.yml": 0o600}
+    assert read_fragment(tree / "settings/10-server-private.yml") == {"plugin_settings.geolocation.api_key": "the-key"}
+    assert (tree / "settings/10-server.yml").stat().st_mode & 0o777 == 0o644
+
+
+def test_the_geolocation_key_is_carried_only_once_settings_say_who_may_download(
+    paths: Paths, plugins: Path, tree: Path
+) -> None:
+    server(paths, "clients.geolocation_key: the-key\n")
+    laid_over(paths, tree)
+    with pytest.raises(SettingsError, match=r"could read clients\.geolocation_key") as refused:
+        require_closed(load_server_settings(paths), tree)
+    assert "the-key" not in f"{refused.value.message} {refused.value.hint}"
+    server(paths, "clients.geolocation_key: the-key\nserver_auth.download_release.ipranges: [192.0.2.0/24]\n")
+    require_closed(load_server_settings(paths), tree)
+
+
+def test_a_release_that_holds_no_geolocation_key_may_be_open(paths: Paths, plugins: Path, tree: Path) -> None:
+    laid_over(paths, tree)
+    require_closed(load_server_settings(paths), tree)
+
+
+def test_certificates_take_the_place_of_those_of_an_older_release(tree: Path) -> None:
+    lay_authorities(tree, "of today\n")
+    assert (tree / "settings/ca.pem").read_text() == "of today\n"
+    assert "settings/ca.pem" in names_of(tree)
+    lay_authorities(tree, "")
+    assert "settings/ca.pem" not in names_of(tree)
+
+
+@pytest.mark.parametrize("text", ["server.url: https://another.example\n", "ca_certificate: /etc/ssl/site.pem\n"])
+def test_a_setting_that_does_nothing_in_a_release_is_warned_about(paths: Paths, plugins: Path, text: str) -> None:
+    released(paths, "50-site.yml", f"\n{text}")
+    (warning,) = warnings(load_server_settings(paths), load_release_settings(paths))
+    assert f"50-site.yml:2: {text.partition(':')[0]} is of no use in a release" in warning
 
 
 def test_what_the_server_does_not_set_is_left_to_the_clients(paths: Paths, plugins: Path, tree: Path) -> None:
@@ -243,8 +286,9 @@ def test_an_unknown_setting_is_warned_about_with_file_and_line(paths: Paths, plu
     assert "50-site.yml:2: unknown setting 'plugins.timeuot'" in warning
 
 
-def test_the_name_of_the_servers_own_file_is_taken(paths: Paths, plugins: Path, tree: Path) -> None:
-    released(paths, "10-server.yml", "plugins.timeout: 3m\n")
+@pytest.mark.parametrize("name", ["10-server.yml", "10-server-private.yml"])
+def test_the_name_of_a_file_of_the_servers_own_is_taken(paths: Paths, plugins: Path, tree: Path, name: str) -> None:
+    released(paths, name, "plugins.timeout: 3m\n")
     with pytest.raises(SettingsError, match="has the name of the file"):
         laid_over(paths, tree)
 

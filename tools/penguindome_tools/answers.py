@@ -31,6 +31,12 @@ def self_signed_files(paths: Paths) -> tuple[Path, Path]:
     return directory / "server.crt", directory / "server.key"
 
 
+def next_files(paths: Paths) -> tuple[Path, Path]:
+    """Where the certificate lies that `penguindome certificate use` will put in the place of that one, and its key."""
+    directory = self_signed_files(paths)[0].parent
+    return directory / "next.crt", directory / "next.key"
+
+
 def present_answers(paths: Paths, settings: Settings) -> dict[str, str]:
     """The answers that the settings in force amount to, hand edits included; none to what was never decided."""
     answers = {question.name: _text(settings[question.setting]) for question in QUESTIONS if question.setting}

@@ -26,8 +26,8 @@ log = logging.get_logger(__name__)
 
 INTERRUPTED = 130
 COMMANDS = (
-    *("audit-trail", "backup", "checks", "clients", "command", "enrolment", "issues", "keys", "log", "password"),
-    *("patch", "release", "restore", "settings", "setup", "store", "wipe"),
+    *("audit-trail", "backup", "certificate", "checks", "clients", "command", "enrolment", "issues", "keys", "log"),
+    *("password", "patch", "release", "restore", "settings", "setup", "store", "wipe"),
 )
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ssl
 from datetime import datetime
 from pathlib import Path
 
 from penguindome.bundle import Bundle
-from penguindome.errors import PenguinDomeError, SettingsError, UsageError
+from penguindome.errors import PenguinDomeError, SettingsError
 from penguindome.files import read_limited
 from penguindome.paths import Paths
 from penguindome.settings import Settings
+from penguindome_tools import tls_trust
 
 KEY_BYTES = 65536
 CERTIFICATE_BYTES = 1 << 20
@@ -25,11 +25,10 @@ def enrolment_bundle(
     """
     if not settings["server.url"]:
         raise SettingsError("server.url is not set", hint="run: penguindome setup --url https://HOST:PORT")
-    ca_path = ca_file or settings["tls.certificate"]
     return Bundle(
         server_url=settings["server.url"].rstrip("/"),
         server_certificate=_read(paths.releases / "server.asc", CERTIFICATE_BYTES),
-        ca_certificate=None if ca_path is None else _trusted_certificates(ca_path, required=ca_file is not None),
+        ca_certificate=tls_trust.for_bundles(settings, paths, ca_file=ca_file),
         enrolment_key=_read(paths.keys / "enrolment.key", KEY_BYTES) if with_key else None,
         token=None,
         created_at=now,
@@ -43,20 +42,3 @@ def _read(path: Path, limit: int) -> str:
         raise SettingsError(f"{path} is missing", hint="run: penguindome setup") from error
     except OSError as error:
         raise PenguinDomeError(f"{path}: {error.strerror}", hint="run this as root") from error
-
-
-def _trusted_certificates(path: Path, *, required: bool) -> str | None:
-    """What of a PEM file clients have to be told to trust: its self-signed certificates. None if all come from a known
-    authority.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        context.load_verify_locations(cafile=path)
-    except OSError as error:
-        raise PenguinDomeError(f"{path} holds no certificate that can be read: {error}") from error
-    decoded = context.get_ca_certs()
-    binary = context.get_ca_certs(binary_form=True)
-    roots = [der for fields, der in zip(decoded, binary, strict=True) if fields["subject"] == fields["issuer"]]
-    if not roots and required:
-        raise UsageError(f"{path} holds no certificate of an authority")
-    return "".join(ssl.DER_cert_to_PEM_cert(der) for der in roots) or None

@@ -147,7 +147,10 @@ def warnings(paths: Paths, settings: Settings, values: Mapping[str, Any]) -> Ite
         words = ["openssl", "x509", "-in", str(certificate), "-noout", option, host]
         # Newer versions of openssl also say it by their exit status.
         if b"NOT match" in processes.run(words, timeout=30, check=False).stdout:
-            yield f"{certificate} is for another host than {host}: clients will refuse it; to make a new one, delete it"
+            yield (
+                f"{certificate} is for another host than {host}: clients will refuse it; to have one for that: "
+                "penguindome certificate renew"
+            )
 
 
 def url_host(url: str) -> str:
@@ -248,31 +251,37 @@ def make_self_signed_certificate(paths: Paths, host: str) -> Mapping[str, Any]:
     that name them. Needs the program openssl. Raises ProcessError when it is missing or refuses.
     """
     certificate, key = self_signed_files(paths)
-    owner = service_user_ids()
     ensure_directory(key.parent, 0o750)
+    owner = service_user_ids()
     if owner is not None:
         os.chown(key.parent, 0, owner[1], follow_symlinks=False)
     if not (certificate.exists() and key.exists()):
-        kind = "IP" if _is_address(host) else "DNS"
-        key_text = processes.run(
-            ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"], timeout=30
-        ).stdout
-        if systemd.has_unit(paths, units.SERVER):
-            # systemd hands the key to the service: the service user cannot read the file.
-            write_atomically(key, key_text, mode=0o600)
-        else:
-            write_atomically(key, key_text, mode=0o640, owner=(0, owner[1]) if owner else None)
-        certificate_text = processes.run(
-            [
-                "openssl", "req", "-x509", "-key", str(key), "-sha256", "-days", str(CERTIFICATE_DAYS),
-                "-subj", f"/CN={host}"[:67], "-addext", f"subjectAltName={kind}:{host}",
-            ],
-            timeout=30,
-        ).stdout  # fmt: skip
-        if b"BEGIN CERTIFICATE" not in certificate_text:
-            raise PenguinDomeError("openssl made no certificate", hint="run it by hand: openssl req -x509 ...")
-        write_atomically(certificate, certificate_text, mode=0o644)
+        make_pair(paths, host, certificate, key)
     return {"tls.certificate": str(certificate), "tls.key": str(key)}
+
+
+def make_pair(paths: Paths, host: str, certificate: Path, key: Path) -> None:
+    """Write a new key, and then a self-signed certificate of it for `host`, in the place of any that are there."""
+    owner = service_user_ids()
+    key_text = processes.run(
+        ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"], timeout=30
+    ).stdout
+    if systemd.has_unit(paths, units.SERVER):
+        # systemd hands the key to the service: the service user cannot read the file.
+        write_atomically(key, key_text, mode=0o600)
+    else:
+        write_atomically(key, key_text, mode=0o640, owner=(0, owner[1]) if owner else None)
+    kind = "IP" if _is_address(host) else "DNS"
+    certificate_text = processes.run(
+        [
+            "openssl", "req", "-x509", "-key", str(key), "-sha256", "-days", str(CERTIFICATE_DAYS),
+            "-subj", f"/CN={host}"[:67], "-addext", f"subjectAltName={kind}:{host}",
+        ],
+        timeout=30,
+    ).stdout  # fmt: skip
+    if b"BEGIN CERTIFICATE" not in certificate_text:
+        raise PenguinDomeError("openssl made no certificate", hint="run it by hand: openssl req -x509 ...")
+    write_atomically(certificate, certificate_text, mode=0o644)
 
 
 def _is_address(host: str) -> bool:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 
-from penguindome import processes
 from penguindome.errors import PenguinDomeError
 from penguindome.files import read_limited
 from penguindome.openpgp import Certificate
 from penguindome.paths import Paths
 from penguindome.server_keyring import ServerKeyring
 from penguindome.settings import Settings
+from penguindome_server.certificates import read_certificate
 from penguindome_server.ports import ports_of
+from penguindome_tools.answers import next_files
 from penguindome_tools.installation import recorded_fingerprint
 
 _BYTES = 1 << 20
@@ -25,6 +25,7 @@ FOR_FORMER = "signs nothing any more; its private half was kept"
 FOR_NEXT = "takes the server key's place once a rotation that was interrupted is finished"
 FOR_ENROLMENT = "may ask for enrolment; in every bundle"
 FOR_TLS = "what clients connect to"
+FOR_NEXT_TLS = "takes that one's place with `penguindome certificate use`"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ def known_keys(paths: Paths, settings: Settings) -> Iterator[KnownKey]:
     for port in ports_of(settings):
         if port.certificate is not None:
             yield _tls(f"tls-{port.number}", port.certificate)
+    following = next_files(paths)[0]
+    if following.exists():
+        yield _tls("tls-next", following, FOR_NEXT_TLS)
 
 
 def _openpgp(name: str, path: Path, purpose: str, *, expected: str | None = None) -> KnownKey:
@@ -75,22 +79,10 @@ def _others(paths: Paths, server: str) -> Iterator[KnownKey]:
                 yield KnownKey(name, fingerprint, certificate.created_at, None, purpose)
 
 
-def _tls(name: str, path: Path) -> KnownKey:
-    words = ["openssl", "x509", "-in", str(path), "-noout", "-startdate", "-enddate", "-fingerprint", "-sha256"]
+def _tls(name: str, path: Path, purpose: str = FOR_TLS) -> KnownKey:
     try:
-        lines = processes.run(words, timeout=30).text.splitlines()
-    except PenguinDomeError as error:
-        return KnownKey(name, "", None, None, FOR_TLS, f"{path} cannot be read: {error.message}")
-    fields = dict(line.split("=", 1) for line in lines if "=" in line)
-    fingerprint = next((value for label, value in fields.items() if "ingerprint" in label), "")
-    return KnownKey(
-        name,
-        fingerprint.replace(":", ""),
-        _time(fields["notBefore"]),
-        _time(fields["notAfter"]),
-        f"{FOR_TLS}: {path}",
-    )
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromtimestamp(ssl.cert_time_to_seconds(text), timezone.utc)
+        found = read_certificate(path)
+    except (OSError, PenguinDomeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error.message
+        return KnownKey(name, "", None, None, purpose, f"{path} cannot be read: {why}")
+    return KnownKey(name, found.fingerprint, found.not_before, found.not_after, f"{purpose}: {path}")

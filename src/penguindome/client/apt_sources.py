@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from penguindome.client import authorities
 from penguindome.client.version import package_kind
 from penguindome.logging import get_logger
 
@@ -36,7 +37,9 @@ AGAIN_SECONDS = 3600.0
 _MADE = (
     "# Made by penguindome-client, which renews it; to be left alone, set `repository.manage: false` in client.yml.\n"
 )
-_MATERIALS = ("repository.json", "server.asc", "ca.pem")
+_MATERIALS = ("repository.json", "server.asc")
+# A file of our own takes the place of it for apt, which knows no other way to add to it.
+SYSTEM_AUTHORITIES = "etc/ssl/certs/ca-certificates.crt"
 
 log = get_logger(__name__)
 
@@ -76,7 +79,7 @@ def put_in_place(client: Client) -> bool:
         return False
     credentials = json.loads_plain(read_limited(directory / "repository.json", 64 << 10))
     url = urlsplit(client.settings["server.url"])
-    authorities = client.settings["ca_certificate"] or client.identity.ca_file
+    trusted = _authorities(client)
     # Each before what refers to it, so that apt never sees a part of them that cannot be used.
     contents: dict[str, tuple[str, int] | None] = {
         KEYRING: (client.identity.server_certificate.text, 0o644),
@@ -85,8 +88,8 @@ def put_in_place(client: Client) -> bool:
         CREDENTIALS: (_credentials(url.scheme, url.netloc, url.path, credentials), 0o600),
         SOURCES: (sources(client.settings["server.url"], deb.architecture()), 0o644),
     }
-    if authorities is not None and url.scheme == "https":
-        contents[AUTHORITIES] = (read_limited(authorities, 1 << 20).decode("ascii"), 0o644)
+    if trusted and url.scheme == "https":
+        contents[AUTHORITIES] = (trusted, 0o644)
         contents[CONFIGURATION] = (_configuration(url.hostname or ""), 0o644)
     for name, content in contents.items():
         path = paths.root / name
@@ -112,11 +115,18 @@ def _wanted(client: Client) -> str:
         return ""
     if not (directory / "repository.json").exists():
         return ""
-    authorities = settings["ca_certificate"]
-    digest = sha256(f"2 {settings['server.url']} {authorities}".encode())
-    for path in (*(directory / name for name in _MATERIALS), *([authorities] if authorities else [])):
-        digest.update(sha256(_bytes(path)).digest())
+    digest = sha256(f"3 {settings['server.url']} {_authorities(client)}".encode())
+    for name in _MATERIALS:
+        digest.update(sha256(_bytes(directory / name)).digest())
     return digest.hexdigest()
+
+
+def _authorities(client: Client) -> str:
+    """The certificates that this client trusts for TLS, as PEM; "" for those of the system alone."""
+    own, released = authorities.own(client), authorities.released(client)
+    if own is None and not released:
+        return ""
+    return "\n".join((_text(own or client.paths.root / SYSTEM_AUTHORITIES).strip(), released))
 
 
 def sources(url: str, architecture: str) -> str:

@@ -47,6 +47,11 @@ class Client:
         self._of_release = of_release
         self._state_file = StateFile(paths.client_state / "state.json")
 
+    @property
+    def release_tree(self) -> Path:
+        """The tree in which `settings/` of the release lies."""
+        return self.paths.client_code if self._of_release is None else self._of_release.parent
+
     @cached_property
     def settings(self) -> Settings:
         """The client's settings. Raises SettingsError with file and line."""
@@ -103,6 +108,7 @@ class Client:
     @cached_property
     def transport(self) -> Transport:
         """The connection to the server. Raises SettingsError when its URL may not be used."""
+        from penguindome.client import authorities
         from penguindome.client.transport import Transport
 
         url = self.settings["server.url"]
@@ -111,7 +117,8 @@ class Client:
         refuse_plain_http(url, allowed=self.settings["allow_plain_http"])
         return Transport(
             url,
-            ca_file=self.settings["ca_certificate"] or self.identity.ca_file,
+            ca_file=authorities.own(self),
+            more_authorities=authorities.released(self),
             connect_timeout=self.settings["server.connect_timeout"].total_seconds(),
             read_timeout=self.settings["server.read_timeout"].total_seconds(),
         )

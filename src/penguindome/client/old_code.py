@@ -71,9 +71,10 @@ def make(paths: Paths, release: int) -> Path:
     try:
         _copy_code(code)
         (code / "__main__.py").write_text(_MAIN)
-        for source in sorted((paths.client_code / RELEASED).glob("*.yml")):
+        for source in sorted((paths.client_code / RELEASED).glob("*")):
             (directory / RELEASED).mkdir(exist_ok=True)
-            shutil.copyfile(source, directory / RELEASED / source.name)
+            # With the mode, which the manifest names.
+            shutil.copy(source, directory / RELEASED / source.name)
         if (paths.client_state / installed.NAME).exists():
             shutil.copyfile(paths.client_state / installed.NAME, directory / installed.NAME)
         python = _interpreter()

@@ -44,7 +44,8 @@ CLIENT_SETTINGS = Schema(
         Setting(
             name="ca_certificate",
             kind="path",
-            description="PEM file of the authorities to trust for TLS. Empty: that of the bundle, else the system's.",
+            description="PEM file of the authorities to trust for TLS, and no others. Empty: those of the bundle (else "
+            "the system's), and those of the release.",
         ),
         Setting(
             name="hostname",

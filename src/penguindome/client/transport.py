@@ -57,12 +57,16 @@ class Download:
 
 
 class Transport:
-    """Requests to one server, one after the other, over one kept connection."""
+    """Requests to one server, one after the other, over one kept connection. `more_authorities` (PEM) are trusted beside
+    those of `ca_file` (None: those of the system).
+    """
 
-    def __init__(self, url: str, *, ca_file: Path | None, connect_timeout: float, read_timeout: float) -> None:
+    def __init__(
+        self, url: str, *, ca_file: Path | None, connect_timeout: float, read_timeout: float, more_authorities: str = ""
+    ) -> None:
         self.url = url.rstrip("/")
         self._timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
-        self._pool = _pool(self.url, ca_file)
+        self._pool = _pool(self.url, ca_file, more_authorities)
         self._connection: Any = None
         self._line: Any = None
         self._is_late = False
@@ -206,14 +210,18 @@ class Transport:
         return _late(self.url) if self._is_late else _unreachable(self.url, error)
 
 
-def _pool(url: str, ca_file: Path | None) -> urllib3.PoolManager:
+def _pool(url: str, ca_file: Path | None, more_authorities: str) -> urllib3.PoolManager:
     options: dict[str, Any] = {"maxsize": 1}
     if url.startswith("https:"):
         try:
-            options["ssl_context"] = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+            context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+            if more_authorities:
+                context.load_verify_locations(cadata=more_authorities)
+            options["ssl_context"] = context
         except (OSError, ssl.SSLError) as error:
             raise KeyMaterialError(
-                f"{ca_file} holds no certificate to trust for TLS ({error})", hint="run setup again with a new bundle"
+                f"{ca_file or 'the release'} holds no certificate to trust for TLS ({error})",
+                hint="run setup again with a new bundle",
             ) from error
     proxy = proxy_for(url)
     if proxy is None:

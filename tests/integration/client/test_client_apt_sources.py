@@ -95,6 +95,29 @@ def test_authorities_are_told_to_apt_for_the_host_of_the_server(debian: Machine,
     assert machine in file(debian, apt_sources.CREDENTIALS).read_text()
 
 
+@pytest.mark.parametrize("of_bundle", ["of the bundle\n", None])
+def test_authorities_that_a_release_brings_are_told_to_apt_beside_the_others(
+    debian: Machine, peer: Peer, of_bundle: str | None
+) -> None:
+    (debian.paths.settings / "client.yml").write_text("server.url: https://watch.example.org:8443\n")
+    system = file(debian, apt_sources.SYSTEM_AUTHORITIES)
+    system.parent.mkdir(parents=True)
+    system.write_text("of the system\n")
+    if of_bundle is not None:
+        (debian.paths.client_state / "ca.pem").write_text(of_bundle)
+    debian.plugin("ca.pem", "of the release\n", directory="settings", mode=0o644)
+    peer.lay(debian.paths.client_code, release=1)
+    # The server is not asked: nobody of that name is there.
+    debian.minute()
+    beside = of_bundle or "of the system\n"
+    assert soon_there(debian, apt_sources.AUTHORITIES, f"{beside}of the release\n")
+    assert soon_there(debian, apt_sources.CONFIGURATION, apt_sources.AUTHORITIES)
+    (debian.paths.client_code / "settings/ca.pem").write_text("of nobody\n")
+    debian.run("repository")
+    told = file(debian, apt_sources.AUTHORITIES)
+    assert (told.read_text() if told.exists() else None) == of_bundle
+
+
 def test_who_does_not_want_it_managed_is_left_without(debian: Machine, peer: Peer) -> None:
     assert soon_there(debian, apt_sources.SOURCES, peer.url)
     (debian.paths.settings / "client.yml").write_text("repository.manage: false\n")

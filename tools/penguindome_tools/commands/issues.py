@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from penguindome.errors import UsageError
-from penguindome_server import audit_mail, rollout
+from penguindome_server import audit_mail, certificates, rollout
 from penguindome_server.audit import AuditResult, AuditSettings, audit
 from penguindome_server.business_time import from_settings
 from penguindome_server.enrolment import find_client
@@ -59,7 +59,8 @@ def audit_command(context: Context, *, by_timer: bool, as_json: bool) -> None:
         return
     settings, store, now = AuditSettings.from_settings(context.settings), context.store, context.clock()
     expires = expiring(context.paths, [offer.release for offer in rollout.offers(store)], now=now)
-    result = audit(store, context.checks, settings, now=now, expiring=expires)
+    shown = certificates.expiring(context.settings, now=now)
+    result = audit(store, context.checks, settings, now=now, expiring=expires, certificates=shown)
     if by_timer and _told(context, result):
         return
     _show_audit(result, as_json=as_json)

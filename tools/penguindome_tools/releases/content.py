@@ -9,9 +9,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from penguindome import manifest
+from penguindome.client.authorities import RELEASED as AUTHORITIES
 from penguindome.release import InvalidRelease
 from penguindome.settings import Settings
-from penguindome_tools.releases.carried_settings import write_settings
+from penguindome_tools.releases.carried_settings import PRIVATE_FRAGMENT, write_settings
 from penguindome_tools.releases.site_files import SiteFileRefused, SiteFiles, plugin_name
 
 TREE = "usr/lib/penguindome/client"
@@ -22,7 +23,7 @@ CODE = "code"
 """Names in a manifest that begin so are those of our own modules, which the wheel brings: `code/penguindome/...`."""
 SINGLE_FILES = ("requirements.txt", "pkg-setup")
 DIRECTORIES = ("plugins", "commands", "settings")
-PROGRAM_MODE, FILE_MODE = 0o755, 0o644
+PROGRAM_MODE, FILE_MODE, PRIVATE_MODE = 0o755, 0o644, 0o600
 
 
 def lay_over(tree: Path, site: SiteFiles, settings: Settings) -> None:
@@ -49,6 +50,17 @@ def lay_over(tree: Path, site: SiteFiles, settings: Settings) -> None:
     write_settings(settings, site, tree / "settings")
 
 
+def lay_authorities(tree: Path, certificates: str) -> None:
+    """Let the tree carry these certificates (PEM; "": none), which clients shall trust for TLS: those of today, in a
+    release of older content too.
+    """
+    path = tree / AUTHORITIES
+    path.unlink(missing_ok=True)
+    if certificates:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(certificates)
+
+
 def names_of(tree: Path) -> list[str]:
     """What a manifest names of the tree: everything in it that may run, or says what runs."""
     names = [name for name in SINGLE_FILES if (tree / name).exists()]
@@ -58,10 +70,11 @@ def names_of(tree: Path) -> list[str]:
 
 
 def set_modes(tree: Path) -> None:
-    """Give what the manifest names the mode that it names: programs 0755, all others 0644."""
+    """Give what the manifest names the mode that it names: programs 0755, what is private 0600, the rest 0644."""
     for name in names_of(tree):
         runs = name == "pkg-setup" or name.startswith(("plugins/", "commands/"))
-        (tree / name).chmod(PROGRAM_MODE if runs else FILE_MODE)
+        private = name == f"settings/{PRIVATE_FRAGMENT}"
+        (tree / name).chmod(PROGRAM_MODE if runs else PRIVATE_MODE if private else FILE_MODE)
 
 
 def build_manifest(tree: Path, number: int, issued_at: datetime, scratch: Path) -> bytes:

@@ -13,6 +13,7 @@ from penguindome.openpgp import LONGEST_SIGNATURE
 from penguindome.paths import Paths
 from penguindome.release import InvalidRelease
 from penguindome_server.store import Document, Store
+from penguindome_tools import tls_trust
 from penguindome_tools.context import Context
 from penguindome_tools.enrolment_bundle import enrolment_bundle
 from penguindome_tools.releases import carried_settings, completion, naming, records
@@ -111,7 +112,10 @@ def create(
     number, now = numbers.following, context.clock()
     previous = newest_manifest(context.paths, context.store, signing)
     with context.as_root(), working(context.paths) as work:
-        prepared = prepare(sources, number, now, work, site=order.site, settings=context.settings)
+        prepared = prepare(
+            sources, number, now, work, site=order.site, settings=context.settings,
+            authorities=tls_trust.for_releases(context.settings, context.paths),
+        )  # fmt: skip
         outlook = _outlook(prepared, previous, [*order.warnings, *numbers.unbelievable], finished)
         if not agree(outlook):
             return None

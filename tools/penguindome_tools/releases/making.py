@@ -1,7 +1,7 @@
 """Make a release: prepare its trees and manifest, then sign, pack and describe them in a directory of their own.
 
     with working(paths) as work:
-        prepared = prepare(sources, number, now, work, site=site, settings=settings)
+        prepared = prepare(sources, number, now, work, site=site, settings=settings, authorities=authorities)
         staged = make_release(prepared, signing, paths, bundle=bundle)
 
 Everything happens in directories below `Paths.releases` whose names begin with `.release-`. What a killed run leaves
@@ -29,7 +29,8 @@ from penguindome.release import Description, InvalidRelease, PackageFile, build
 from penguindome.server_keyring import ServerKeyring
 from penguindome.settings import Settings
 from penguindome_tools.releases import naming
-from penguindome_tools.releases.content import LIFE, TREE, build_manifest, lay_over
+from penguindome_tools.releases.carried_settings import require_closed
+from penguindome_tools.releases.content import LIFE, TREE, build_manifest, lay_authorities, lay_over
 from penguindome_tools.releases.packing import PACKERS, Stamp, pack_tar
 from penguindome_tools.releases.site_files import SiteFiles
 from penguindome_tools.releases.sources import Declared, declared
@@ -107,11 +108,13 @@ def prepare(
     *,
     site: SiteFiles | None,
     settings: Settings,
+    authorities: str,
 ) -> Prepared:
-    """Unpack the packages (kind to be made -> kind and file of its source), and lay over them what the site adds.
+    """Unpack the packages (kind to be made -> kind and file of its source), and lay over them what the site adds, and
+    the `authorities` (PEM) that clients shall trust for TLS.
 
-    `site` None leaves the content as it is: that of an older release. Raises InvalidRelease when the packages do not
-    fit together, SiteFileRefused or SettingsError for what is laid over them.
+    `site` None leaves all other content as it is: that of an older release. Raises InvalidRelease when the packages
+    do not fit together, SiteFileRefused or SettingsError for what is laid over them.
     """
     issued_at = now.replace(microsecond=0)
     trees: dict[str, Unpacked] = {}
@@ -126,6 +129,8 @@ def prepare(
         (tree / KIND_FILE).write_text(f"{kind}\n")
         if site is not None:
             lay_over(tree, site, settings)
+        require_closed(settings, tree)
+        lay_authorities(tree, authorities)
         texts[kind] = build_manifest(tree, number, issued_at, work / f"{kind}.named")
         trees[kind] = unpacked
     machine = _require_one(said, texts, sources)

@@ -87,7 +87,9 @@ lay_release() { # the tree of this release beside the others, whole, with owners
     cp "$here/setup" "$new/setup"
     own "$new"
     find "$new" -type d -exec chmod 755 {} +
-    find "$new" -type f -exec chmod 644 {} +
+    private=$new/settings/10-server-private.yml
+    find "$new" -type f ! -path "$private" -exec chmod 644 {} +
+    if [ -f "$private" ]; then chmod 600 "$private"; fi
     for program in "$new/pkg-setup" "$new/setup" "$new"/plugins/* "$new"/commands/*; do
         if [ -f "$program" ]; then chmod 755 "$program"; fi
     done
