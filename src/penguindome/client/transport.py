@@ -57,8 +57,8 @@ class Download:
 
 
 class Transport:
-    """Requests to one server, one after the other, over one kept connection. `more_authorities` (PEM) are trusted beside
-    those of `ca_file` (None: those of the system).
+    """Requests to one server, one after the other, over one kept connection. `more_authorities` (PEM) are trusted
+    beside those of `ca_file` (None: those of the system).
     """
 
     def __init__(
