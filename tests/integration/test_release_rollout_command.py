@@ -290,6 +290,27 @@ def test_a_damaged_record_of_roots_own_is_told(site: Site, capsys: pytest.Captur
     assert "releases.json is damaged; restore it" in said(capsys, "refresh", status=1)
 
 
+def test_the_list_warns_of_what_the_store_says_otherwise(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in (1, 2, 3, 4):
+        site.release(number, *([A] if number == 4 else []))
+    said(capsys, "halt", "3", "--reason", "it breaks the VPN")
+    assert "warning" not in said(capsys, "list")
+    site.tamper(2, HALTED_BY_ITSELF)
+    assert "warning" not in said(capsys, "list")
+    site.tamper(1, None)
+    site.tamper(2, {"halted_by": "ann"})
+    site.tamper(3, {"halted_at": None})
+    site.store.collection("releases").insert({**site.document(4), "_id": "000000005", "release": 5})
+    site.tamper(4, {"promoted_at": utc_now()})
+    assert [line for line in said(capsys, "list").splitlines() if line.startswith("warning")] == [
+        "warning: release 4: by root's own record for canaries, by the store for all",
+        "warning: release 3: by root's own record halted, by the store for all",
+        "warning: release 2: by root's own record for all, by the store halted",
+        "warning: release 1: by root's own record for all, by the store nothing",
+        "warning: release 5: by root's own record nothing, by the store for canaries",
+    ]
+
+
 def test_the_record_of_roots_own_is_roots_alone(site: Site) -> None:
     site.release(1)
     assert (site.paths.keys / "releases.json").stat().st_mode & 0o777 == 0o600

@@ -167,6 +167,8 @@ def list_command(context: Context, *, as_json: bool) -> None:
     running = _running(context)
     rows = [_row(document, running) for document in records.newest_first(context.store)]
     print_table(rows, COLUMNS, as_json=as_json, empty="no releases; make one: penguindome release create")
+    for difference in _differences(context):
+        click.echo(f"warning: {difference}", err=True)
     unfinished = _under_way(context)
     if unfinished is not None:
         click.echo(f"the publication of release {unfinished} is under way, or was interrupted", err=True)
@@ -300,6 +302,13 @@ def _running(context: Context) -> Counter[Any]:
 def _row(document: Document, running: Counter[Any]) -> dict[str, Any]:
     row = {"release": document["release"], "state": records.state(document), "clients": running[document["release"]]}
     return row | {name: document[name] for name in ("created_at", "created_by", "version", "message")}
+
+
+def _differences(context: Context) -> list[str]:
+    try:
+        return list(own_record.differences(context))
+    except PenguinDomeError as error:
+        return [error.message]
 
 
 def _under_way(context: Context) -> int | None:

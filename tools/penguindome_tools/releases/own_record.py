@@ -12,7 +12,7 @@ there, and for all are those that the publication in force offers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from penguindome.files import read_limited, write_atomically
 from penguindome.paths import Paths
 from penguindome.release import LARGEST as LARGEST_DESCRIPTION
 from penguindome.release import Description
-from penguindome_server import rollout
+from penguindome_server import halting, rollout
 from penguindome_server.release_documents import is_sound, key
 from penguindome_server.store import Document
 from penguindome_tools.context import Context
@@ -36,8 +36,8 @@ _KEPT = ("_id", "release", "version", "content_of", "created_at", "promoted_at",
 
 @dataclass(frozen=True)
 class Standing:
-    """What is for all, each newest first: what root's record and the store agree on (as `publication.publish` takes
-    it); and what root gave to all, and the store says nothing of or that it is for nobody, above all of that.
+    """What is offered, each newest first: to all, by root's record and the store (as `publication.publish` takes it);
+    what root gave to all above that, and the store does not offer; and what is for some, above all of these.
     """
 
     offered: list[int]
@@ -53,6 +53,8 @@ def entries(context: Context) -> list[Document]:
             found: Any = json.loads(read_limited(path, LARGEST))
         except FileNotFoundError:
             return _newest_first(_on_disk(context.paths))
+        except PermissionError as error:
+            raise PenguinDomeError(f"the keys in {context.paths.keys} are root's", hint="run this with sudo") from error
         except InvalidData as error:
             raise _damaged(context.paths) from error
     if not isinstance(found, list) or not all(_is_entry(each) for each in found):
@@ -83,11 +85,31 @@ def standing(context: Context) -> Standing:
     """What root's record and the store say together. Raises InvalidData or StoreUnavailable."""
     alive = [entry for entry in entries(context) if not entry["halted_at"] and not entry["pruned_at"]]
     for_all = [entry["release"] for entry in alive if entry["promoted_at"]]
-    offered = rollout.offered(context.store, among=set(for_all))
-    newest = offered[0] if offered else 0
-    known = {entry["release"] for entry in alive}
-    canaries = [offer.release for offer in rollout.offers(context.store) if offer.release in known]
-    return Standing(offered, [number for number in for_all if number > newest], canaries)
+    # A store that is an attacker's may name them in any order.
+    offered = sorted(set(rollout.offered(context.store, among=set(for_all))), reverse=True)
+    withheld = [number for number in for_all if number > max(offered, default=0)]
+    newer = {entry["release"] for entry in alive if entry["release"] > max(for_all, default=0)}
+    return Standing(
+        offered, withheld, [offer.release for offer in rollout.offers(context.store) if offer.release in newer]
+    )
+
+
+def differences(context: Context) -> Iterator[str]:
+    """What the store says otherwise than root's record does, but for what the server halted by itself; for people."""
+    stored = {document["release"]: document for document in records.newest_first(context.store)}
+    for entry in entries(context):
+        own, document = _state(entry), stored.pop(entry["release"], None)
+        said = "nothing" if document is None else _state(document)
+        by_itself = document is not None and said == "halted" and document["halted_by"] == halting.SERVER
+        if said != own and not by_itself:
+            yield f"release {entry['release']}: by root's own record {own}, by the store {said}"
+    for number, document in stored.items():
+        yield f"release {number}: by root's own record nothing, by the store {_state(document)}"
+
+
+def _state(document: Document) -> str:
+    words = {"pruned_at": "pruned", "halted_at": "halted", "promoted_at": "for all"}
+    return next((words[name] for name in words if document[name]), "for canaries")
 
 
 def before_newest(context: Context) -> Document:
