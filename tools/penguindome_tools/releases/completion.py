@@ -188,12 +188,16 @@ def _take_back(context: Context, signing: Signing, staged: StagedRelease) -> Non
             _take_away(context.paths, staged.number)
         remove_leftovers(context.paths)
         note.unlink(missing_ok=True)
-    if was_moved:
-        try:
-            _burn(context)
-            publish_anew(context, signing)
-        except (PenguinDomeError, OSError) as error:
-            log.warning("what was published could not be taken back to its end; the next run does that: {}", error)
+    if not was_moved:
+        return
+    try:
+        publish_anew(context, signing)
+    except (PenguinDomeError, OSError) as error:
+        log.warning("the repositories could not be published as they were: {}", error)
+    try:
+        _burn(context)
+    except (PenguinDomeError, OSError) as error:
+        log.warning("the next run notes that the number {} is used up: {}", staged.number, error)
 
 
 def _burn(context: Context) -> None:
