@@ -301,7 +301,7 @@ def _warnings(survey: _Survey, settings: AuditSettings) -> list[str]:
 def _halted(store: Store) -> Iterator[str]:
     for document in halting.halted_by_itself(store):
         number = document["release"]
-        advice = f"look at `penguindome release show {number}`, then roll back, resume it, or publish another"
+        advice = f"look at `penguindome release show {number}`, then roll back, resume or halt it, or publish another"
         since = f"{document['halted_at']:%Y-%m-%d %H:%M} UTC"
         yield f"release {number} was halted at {since}: {document['halted_reason']}; {advice}"
 

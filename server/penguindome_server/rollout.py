@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -79,12 +79,14 @@ def offers(store: Store) -> list[Offer]:
     return []
 
 
-def offered(store: Store) -> list[int]:
-    """What the repositories offer to everybody, newest first: the newest promoted release, and those before it whose
-    packages stay there for a while. For `publication.publish`.
+def offered(store: Store, *, among: Container[int]) -> list[int]:
+    """What the repositories offer to everybody, newest first: the newest promoted release of those `among` which the
+    store may choose, and those before it whose packages stay there for a while. For `publication.publish`.
     """
     found: list[int] = []
     for document in release_documents.newest_first(store):
+        if document["release"] not in among:
+            continue
         if document.get("promoted_at") and not document.get("halted_at") and not document.get("pruned_at"):
             found.append(document["release"])
             if len(found) > KEPT_BEFORE:

@@ -97,7 +97,7 @@ def test_what_no_release_can_say_of_itself_is_left_out(store: Store, forged: dic
     store.collection("releases").insert(release(6))
     store.collection("releases").insert(release(7) | forged)
     assert [document["release"] for document in records.newest_first(store)] == [6]
-    assert rollout.offered(store) == [6]
+    assert rollout.offered(store, among=range(100)) == [6]
     assert [offer.release for offer in rollout.offers(store)] == [6]
     assert halting.halted_by_itself(store) == []
     with pytest.raises(UsageError):
@@ -119,6 +119,8 @@ def test_a_release_without_canaries_is_for_all_at_once() -> None:
         ([release(3, TENTH), release(2), release(1)], 2),
         ([release(4, **HALTED), release(3, **HALTED), release(2), release(1)], 2),
         ([release(4), release(3, **PRUNED), release(2)], 2),
+        # What was never for all is not for all by a rollback either.
+        ([release(3), release(2, TENTH), release(1)], 1),
         # A rollback to 2, and another one after it: back to what was before 2.
         ([release(4, content_of=2), release(3), release(2), release(1)], 1),
     ],
@@ -145,7 +147,14 @@ def test_there_may_be_nothing_to_go_back_to(documents: list[Document]) -> None:
     ],
 )
 def test_what_nobody_is_offered_can_be_pruned(documents: list[Document], keep: int, expected: list[int]) -> None:
-    assert superfluous(documents, keep=keep) == expected
+    assert superfluous(documents, documents, keep=keep) == expected
+
+
+def test_what_the_store_needs_is_not_pruned_and_nothing_at_its_word_alone() -> None:
+    own = [release(n) for n in (5, 4, 3, 2, 1)]
+    assert superfluous(own, [], keep=2) == [3, 2, 1]
+    assert superfluous(own, [release(5, **HALTED), release(4, **HALTED), release(3), release(2)], keep=1) == [4, 2, 1]
+    assert superfluous(own, [release(n, **PRUNED) for n in (5, 4, 3)], keep=3) == [2, 1]
 
 
 def entry(text: str) -> FileEntry:

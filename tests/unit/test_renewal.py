@@ -17,6 +17,7 @@ from penguindome_server.published import PublishedFile, certificate
 from penguindome_server.repository_index import index_times
 from penguindome_server.signed_expiry import expiring
 from penguindome_server.signed_files import SignedReleases
+from penguindome_tools.releases.own_record import Standing
 from penguindome_tools.releases.published import verify_publication
 from penguindome_tools.releases.release_files import load_release
 from penguindome_tools.releases.renewal import Renewal, _recover
@@ -45,12 +46,15 @@ def published(publisher: Publisher) -> Publisher:
 
 
 def renewal(
-    publisher: Publisher, now: datetime, offered: Sequence[int] = (1,), canaries: Sequence[int] = (), **options: bool
+    publisher: Publisher,
+    now: datetime,
+    offered: Sequence[int] = (1,),
+    canaries: Sequence[int] = (),
+    withheld: Sequence[int] = (),
+    **options: bool,
 ) -> Renewal:
-    return Renewal(
-        publisher.paths, publisher.signer, offered=offered, canaries=canaries, now=now,
-        valid_for=timedelta(days=30), **options,
-    )  # fmt: skip
+    standing = Standing(list(offered), list(withheld), list(canaries))
+    return Renewal(publisher.paths, publisher.signer, standing, now=now, valid_for=timedelta(days=30), **options)
 
 
 def signed_anew(publisher: Publisher, now: datetime, **options: bool) -> list[str]:
@@ -128,6 +132,28 @@ def test_the_repositories_follow_the_store_when_the_server_halted_a_release(publ
     packages = (published.current / "apt/dists/stable/main/binary-amd64/Packages").read_text()
     assert "Version: 1:1+0.1.0\n" in packages
     assert "Version: 1:2+0.1.0\n" not in packages
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["arch/penguindome.db", "arch/penguindome.files.sig", "apt/dists/stable/Release.gpg", "apt/dists/stable/InRelease"],
+)
+def test_a_publication_that_is_damaged_is_made_anew(published: Publisher, name: str) -> None:
+    (published.current / name).write_bytes(b"torn")
+    assert renewal(published, NOW).due()
+    assert signed_anew(published, NOW) == ["the indices of the repositories"]
+    verify_publication(published.current, published.certificate)
+
+
+def test_while_the_store_withholds_a_release_nothing_older_is_dated_anew(published: Publisher) -> None:
+    published.install(3)
+    before = handed_out(published)
+    made = renewal(published, NOW + 183 * DAY, canaries=[3, 1], withheld=[2])
+    assert made.run() == ["the description of release 3", "the manifest of release 3"]
+    assert handed_out(published) == before
+    assert renewal(published, NOW + 183 * DAY, canaries=[3, 1], withheld=[2], force=True).run() == [
+        "the description of release 3", "the manifest of release 3",
+    ]  # fmt: skip
 
 
 def test_before_the_first_release_the_repositories_are_made(publisher: Publisher) -> None:

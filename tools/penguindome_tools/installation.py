@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from penguindome import manifest, processes, systemd
-from penguindome.errors import PenguinDomeError, UsageError
+from penguindome import json, manifest, processes, systemd
+from penguindome.errors import InvalidData, PenguinDomeError, UsageError
 from penguindome.files import ensure_directory, write_atomically
 from penguindome.openpgp import Certificate, DeviceKey
 from penguindome.paths import Paths
@@ -235,15 +235,14 @@ def _is_signed(paths: Paths, published: Path) -> bool:
 
 
 def _same_files(published: Path, data: bytes) -> bool:
-    from penguindome import json
-
+    new = json.loads(data)
     try:
         old = json.loads(published.read_bytes())
-    except FileNotFoundError:
+        half_way: datetime = old["issued_at"] + (old["expires_at"] - old["issued_at"]) / 2
+        return bool(old["files"] == new["files"] and new["issued_at"] < half_way)
+    except (FileNotFoundError, InvalidData, KeyError, TypeError):
+        # It is not there, or torn: whatever it was, it is to be made anew.
         return False
-    new = json.loads(data)
-    half_way: datetime = old["issued_at"] + (old["expires_at"] - old["issued_at"]) / 2
-    return bool(old["files"] == new["files"] and new["issued_at"] < half_way)
 
 
 def make_self_signed_certificate(paths: Paths, host: str) -> Mapping[str, Any]:

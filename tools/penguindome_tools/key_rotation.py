@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -33,6 +33,7 @@ from penguindome_server.store import Store
 from penguindome_tools import resigning
 from penguindome_tools.context import Context
 from penguindome_tools.installation import recorded_fingerprint
+from penguindome_tools.releases import own_record, publication
 from penguindome_tools.resigning import Resigned, Signer
 
 JOURNAL = "rotation.json"
@@ -116,10 +117,10 @@ def _rotate(context: Context, store: Store, keyring: ServerKeyring, *, keep_old:
     with context.as_root():
         write_atomically(paths.keys / "server.fingerprint", signer.new.fingerprint + "\n", mode=0o600)
         write_atomically(paths.releases / "server.asc", signer.new.text, mode=0o644)
-        with _nobody_publishes(paths):
+        with publication.publishing(paths):
             files = resigning.resign_files(signer, paths.releases)
     after = _resign_actions(context, store, signer)
-    published = _publish_anew(context, store, signer, now)
+    published = _publish_anew(context, signer, now)
     with context.as_root():
         _resign_admin_log(paths)
         if not journal.keep_old:
@@ -182,21 +183,16 @@ def _resign_actions(context: Context, store: Store, signer: Signer) -> Resigned:
     return Resigned(resigning.replace_signatures(store, actions, signatures), tuple(problems))
 
 
-def _nobody_publishes(paths: Paths) -> AbstractContextManager[Any]:
-    """Nobody else changes signed files of releases in this block."""
-    publishing = optional("penguindome_tools.releases.publication", "publishing")
-    return nullcontext() if publishing is None else publishing(paths)
-
-
-def _publish_anew(context: Context, store: Store, signer: Signer, now: datetime) -> bool:
+def _publish_anew(context: Context, signer: Signer, now: datetime) -> bool:
     """Let the repositories be signed by the new key; says whether there are any."""
-    publish = optional("penguindome_tools.releases.publication", "publish")
-    offered = optional("penguindome_server.rollout", "offered")
-    if publish is None or offered is None or not (context.paths.repository / "current").is_symlink():
+    if not (context.paths.repository / "current").is_symlink():
         return False
-    releases = offered(store)
+    standing, valid_for = own_record.standing(context), context.settings["releases.valid_for"]
     with context.as_root():
-        publish(context.paths, signer.keyring, signer.new.fingerprint, releases=releases, now=now)
+        publication.publish(
+            context.paths, signer.keyring, signer.new.fingerprint, releases=standing.offered, now=now,
+            valid_for=valid_for, keep_end=bool(standing.withheld),
+        )  # fmt: skip
     return True
 
 

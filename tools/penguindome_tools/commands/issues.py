@@ -19,7 +19,7 @@ from penguindome_server.signed_expiry import expiring
 from penguindome_server.store import Document
 from penguindome_tools.acts import administrative
 from penguindome_tools.context import Context, pass_context
-from penguindome_tools.output import json_option, print_json, print_table
+from penguindome_tools.output import json_option, print_json, print_table, safe
 
 FOUND_PROBLEMS = 1
 AUDIT_COLUMNS = ("client", "issue", "since_at", "severity", "remedy")
@@ -80,7 +80,7 @@ def _show_audit(result: AuditResult, *, as_json: bool) -> None:
         )
         return
     for warning in result.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(f"warning: {safe(warning)}", err=True)
     print_table([issue.row() for issue in result.past_grace], AUDIT_COLUMNS, as_json=False)
     if result.in_grace:
         click.echo(f"{len(result.in_grace)} more in grace: penguindome issues list --all", err=True)

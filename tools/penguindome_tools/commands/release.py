@@ -9,21 +9,20 @@ from typing import Any
 
 import click
 
-from penguindome.errors import PenguinDomeError
+from penguindome.errors import PenguinDomeError, UsageError
 from penguindome_server import halting
 from penguindome_server.release_documents import key
-from penguindome_server.rollout import offered
 from penguindome_server.store import Document
 from penguindome_tools.acts import administrative
 from penguindome_tools.commands import release_rollout
 from penguindome_tools.context import Context, pass_context
 from penguindome_tools.output import confirm, json_option, print_fields, print_json, print_table, progress, safe
-from penguindome_tools.releases import completion, records
+from penguindome_tools.releases import completion, own_record, records
 from penguindome_tools.releases.creation import Order, Outlook, create, order_of_release, order_of_site
 from penguindome_tools.releases.making import Signing
-from penguindome_tools.releases.pruning import remove_packages, superfluous
+from penguindome_tools.releases.pruning import has_packages, remove_packages, superfluous
 from penguindome_tools.releases.shares import canaries_of
-from penguindome_tools.releases.verification import verify_release
+from penguindome_tools.releases.verification import verify_release, verify_renewed, verify_served
 
 COLUMNS = ("release", "state", "created_at", "created_by", "version", "clients", "message")
 
@@ -95,7 +94,10 @@ def create_command(
 @pass_context
 @administrative("release rollback")
 def rollback_command(context: Context, *, number: int | None, message: str, canaries: Sequence[str], yes: bool) -> None:
-    """Publish the content of release N (the one before the newest) under a new number, because clients never go back.
+    """Publish the content of release N under a new number, because clients never go back.
+
+    N is the newest before the last one that was for all and is not halted, if this server's own record and its store
+    say the same.
 
     \b
     Examples:
@@ -105,8 +107,7 @@ def rollback_command(context: Context, *, number: int | None, message: str, cana
     stage = _stage(context, canaries)
 
     def order(signing: Signing) -> Order:
-        documents = records.newest_first(context.store)
-        old = records.before(documents) if number is None else records.one(context.store, number)
+        old = own_record.before_newest(context) if number is None else own_record.one(context, number)
         said = message or f"back to the content of release {old['content_of']}"
         return order_of_release(context, signing, old, stage, said)
 
@@ -120,7 +121,7 @@ def _release(context: Context, order_for: Callable[[Signing], Order], *, yes: bo
         _tell(outlook)
         context.acts_on(f"release {outlook.number}", version=outlook.version, dry_run=dry_run)
         if not dry_run:
-            confirm(f"Publish release {outlook.version}?", yes=yes)
+            confirm(f"Publish release {outlook.version}{_of(outlook)}?", yes=yes)
         return not dry_run
 
     def steps(names: list[str]) -> Iterator[str]:
@@ -143,9 +144,13 @@ def _tell(outlook: Outlook) -> None:
     if outlook.finished is not None:
         click.echo(f"release {outlook.finished}, whose publication was interrupted, is published now", err=True)
     since = f"since release {outlook.since}" if outlook.since else "no release before it"
-    click.echo(f"release {outlook.version} ({since}):", err=True)
+    click.echo(f"release {outlook.version}{_of(outlook)} ({since}):", err=True)
     rows = [vars(change) for change in outlook.changes]
     print_table(rows, ("what", "name", "change"), as_json=False, empty="nothing has changed")
+
+
+def _of(outlook: Outlook) -> str:
+    return f" with {outlook.origin}" if outlook.origin else ""
 
 
 @command.command("list")
@@ -162,6 +167,8 @@ def list_command(context: Context, *, as_json: bool) -> None:
     running = _running(context)
     rows = [_row(document, running) for document in records.newest_first(context.store)]
     print_table(rows, COLUMNS, as_json=as_json, empty="no releases; make one: penguindome release create")
+    for difference in _differences(context):
+        click.echo(f"warning: {difference}", err=True)
     unfinished = _under_way(context)
     if unfinished is not None:
         click.echo(f"the publication of release {unfinished} is under way, or was interrupted", err=True)
@@ -196,29 +203,40 @@ def show_command(context: Context, *, number: int, as_json: bool) -> None:
 @json_option
 @pass_context
 def verify_command(context: Context, *, number: int | None, as_json: bool) -> None:
-    """Compare everything on the disk of release N, or of all releases, with what was signed; 1: something is wrong.
+    """Compare everything on the disk of release N, or of all releases and what is served beside them, with what was
+    signed; 1: something is wrong.
 
     \b
     Examples:
       penguindome release verify
       penguindome release verify 7
     """
-    documents = [records.one(context.store, number)] if number else records.newest_first(context.store)
     now, paths = context.clock(), context.paths
+    # Whatever the store says, or hides: what lies here, and what root knows of.
+    pruned = {entry["release"]: entry["pruned_at"] is not None for entry in own_record.entries(context)}
+    known = sorted({*pruned, *records.on_disk(paths)}, reverse=True)
+    if number and number not in known:
+        raise UsageError(f"there is no release {number}", hint="see: penguindome release list")
+    numbers = [number] if number else known
     with completion.signing(context) as signing, context.as_root():
-        problems = [
-            vars(problem)
-            for document in progress(documents, length=len(documents), label="verifying")
-            for problem in verify_release(
-                paths.releases / str(document["release"]), document["release"], signing.certificates,
-                now=now, pruned=document["pruned_at"] is not None,
+        found = [
+            problem
+            for each in progress(numbers, length=len(numbers), label="verifying")
+            for problem in (
+                *verify_release(
+                    paths.releases / str(each), each, signing.certificates, now=now, pruned=pruned.get(each, False)
+                ),
+                *verify_renewed(paths, each, signing.certificates),
             )
-        ]  # fmt: skip
+        ]
+        if not number:
+            found += verify_served(paths, known, signing.certificates, now=now)
+    problems = [vars(problem) for problem in found]
     print_table(problems, ("release", "file", "problem"), as_json=as_json)
     if problems:
         click.get_current_context().exit(1)
     if not as_json:
-        names = ", ".join(str(document["release"]) for document in documents)
+        names = ", ".join(map(str, numbers))
         click.echo(f"as signed: {names}" if names else "no releases", err=True)
 
 
@@ -238,23 +256,31 @@ def prune_command(context: Context, *, keep: int, yes: bool) -> None:
     store, now = context.store, context.clock()
     with completion.one_at_a_time(context), completion.signing(context) as signing:
         completion.finish(context, signing)
-        numbers = superfluous(records.newest_first(store), keep=keep)
+        numbers = _to_prune(context, keep)
         names = ", ".join(map(str, numbers))
         if numbers:
             context.acts_on(*(f"release {number}" for number in numbers))
             confirm(f"Remove the packages of release {names}?", yes=yes)
-        before = offered(store)
+        before = own_record.standing(context).offered
         for number in numbers:
+            own_record.change(context, number, pruned_at=now)
             store.collection(records.RELEASES).update(
                 key(number), lambda before: None if before is None else {**before, "pruned_at": now}
             )
-        if offered(store) != before:
-            completion.publish_anew(context, signing, offered(store))
-        pruned = [document["release"] for document in records.newest_first(store) if document["pruned_at"]]
+        if own_record.standing(context).offered != before:
+            completion.publish_anew(context, signing)
         with context.as_root():
-            # Those of an earlier run that was interrupted, too.
-            freed = sum(remove_packages(context.paths.releases / str(number)) for number in pruned)
+            freed = sum(remove_packages(context.paths.releases / str(number)) for number in numbers)
     click.echo(f"removed: {names or 'nothing'}; {freed / 1e6:.0f} MB are free again")
+
+
+def _to_prune(context: Context, keep: int) -> list[int]:
+    """The releases whose packages can go, newest first: also what an earlier run that was interrupted left of them."""
+    own = own_record.entries(context)
+    begun = [entry["release"] for entry in own if entry["pruned_at"]]
+    with context.as_root():
+        begun = [number for number in begun if has_packages(context.paths.releases / str(number))]
+    return sorted([*begun, *superfluous(own, records.newest_first(context.store), keep=keep)], reverse=True)
 
 
 def _stage(context: Context, canaries: Sequence[str]) -> records.Stage:
@@ -276,6 +302,13 @@ def _running(context: Context) -> Counter[Any]:
 def _row(document: Document, running: Counter[Any]) -> dict[str, Any]:
     row = {"release": document["release"], "state": records.state(document), "clients": running[document["release"]]}
     return row | {name: document[name] for name in ("created_at", "created_by", "version", "message")}
+
+
+def _differences(context: Context) -> list[str]:
+    try:
+        return list(own_record.differences(context))
+    except PenguinDomeError as error:
+        return [error.message]
 
 
 def _under_way(context: Context) -> int | None:

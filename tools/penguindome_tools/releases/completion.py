@@ -2,16 +2,17 @@
 
 1. A note of what is under way is written (`release.under-way.json` among root's keys, which nobody else can write).
 2. The publisher moves the staged directory to `releases/N`, and puts a publication with it in force.
-3. The document of the release goes into the store: from now on clients are told of it.
+3. The release goes into root's own record, and its document into the store: from now on clients are told of it.
 4. The note is removed.
 After a kill before the move there is a staged directory that nobody knows: the next run removes it. After a kill behind
-the move the next run does the rest. A failure (not a kill) takes everything back, and the number is never used again.
+the move the next run does the rest. A failure (not a kill) takes everything back, and the number is never used again:
+the note becomes `release.burnt.json` until the store has that, which needs no space on a disk that is full.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,16 +23,16 @@ from penguindome.logging import get_logger
 from penguindome.openpgp import Certificate
 from penguindome.paths import Paths
 from penguindome.server_keyring import ServerKeyring
-from penguindome_server.rollout import offered
 from penguindome_server.store import Document
 from penguindome_tools.context import Context
 from penguindome_tools.installation import recorded_fingerprint, service_user_ids
-from penguindome_tools.releases import records
+from penguindome_tools.releases import own_record, records
 from penguindome_tools.releases.making import PREFIX, Signing, remove_leftovers
 from penguindome_tools.releases.publication import publish, publish_release
 from penguindome_tools.releases.staged import StagedRelease
 
 NOTE = "release.under-way.json"
+BURNT = "release.burnt.json"
 LOCK = "release.lock"
 LARGEST_NOTE = 1 << 20
 
@@ -89,11 +90,10 @@ def require_keys(paths: Paths) -> str:
 def publish_and_record(context: Context, signing: Signing, staged: StagedRelease, document: Document) -> None:
     """Publish a staged release, and put its document into the store. To be called within `one_at_a_time`.
 
-    Raises what the publisher raises, with everything as it was before; or StoreUnavailable when the document could not
-    be written: then `finish` does the rest.
+    Raises what the publisher raises, with everything as it was before; or PenguinDomeError when the release could not
+    be recorded: then `finish` does the rest.
     """
-    before = offered(context.store)
-    following = [staged.number, *before] if document["promoted_at"] else before
+    standing, for_all = own_record.standing(context), document["promoted_at"] is not None
     try:
         with context.as_root():
             write_atomically(context.paths.keys / NOTE, json.dumps(document), mode=0o600)
@@ -102,19 +102,21 @@ def publish_and_record(context: Context, signing: Signing, staged: StagedRelease
                 signing.keyring,
                 signing.fingerprint,
                 staged,
-                releases=following,
+                releases=[staged.number, *standing.offered] if for_all else standing.offered,
                 now=context.clock(),
                 valid_for=context.settings["releases.valid_for"],
+                keep_end=bool(standing.withheld) and not for_all,
             )
     except BaseException:
-        _take_back(context, signing, staged, before)
+        _take_back(context, signing, staged)
         raise
     try:
         _record(context, document)
-    except PenguinDomeError as error:
-        raise type(error)(
-            f"release {staged.number} is in the repositories, but clients are not told of it: {error.message}",
-            hint="run the command again when the store can be reached: it does the rest first",
+    except (PenguinDomeError, OSError) as error:
+        kind = type(error) if isinstance(error, PenguinDomeError) else PenguinDomeError
+        raise kind(
+            f"release {staged.number} is in the repositories, but clients are not told of it: {error}",
+            hint="run the command again when that is mended: it does the rest first",
         ) from error
 
 
@@ -125,6 +127,7 @@ def finish(context: Context, signing: Signing) -> int | None:
     """
     with context.as_root():
         remove_leftovers(context.paths)
+    _burn(context)
     document = under_way(context)
     if document is None:
         return None
@@ -133,24 +136,29 @@ def finish(context: Context, signing: Signing) -> int | None:
         with context.as_root():
             (context.paths.keys / NOTE).unlink()
         return None
-    others = [other for other in offered(context.store) if other != number]
-    publish_anew(context, signing, [number, *others] if document["promoted_at"] else others)
+    publish_anew(context, signing, first=number if document["promoted_at"] else None)
     _record(context, document)
     return number
 
 
 def under_way(context: Context) -> Document | None:
     """The document of a release that a run was publishing when it was killed, or is publishing now."""
+    return _noted(context, NOTE)
+
+
+def _noted(context: Context, name: str) -> Document | None:
     with context.as_root():
         try:
-            document: Any = json.loads(read_limited(context.paths.keys / NOTE, LARGEST_NOTE))
+            document: Any = json.loads(read_limited(context.paths.keys / name, LARGEST_NOTE))
         except FileNotFoundError:
             return None
     return document if isinstance(document, dict) and isinstance(document.get("release"), int) else None
 
 
-def publish_anew(context: Context, signing: Signing, releases: Sequence[int]) -> None:
-    """Let the repositories offer these releases, newest first."""
+def publish_anew(context: Context, signing: Signing, *, first: int | None = None) -> None:
+    """Let the repositories offer what is for all, and `first` before that."""
+    standing = own_record.standing(context)
+    releases = [*([] if first is None else [first]), *(each for each in standing.offered if each != first)]
     with context.as_root():
         publish(
             context.paths,
@@ -159,28 +167,53 @@ def publish_anew(context: Context, signing: Signing, releases: Sequence[int]) ->
             releases=releases,
             now=context.clock(),
             valid_for=context.settings["releases.valid_for"],
+            keep_end=bool(standing.withheld) and first is None,
         )
 
 
 def _record(context: Context, document: Document) -> None:
+    own_record.add(context, document)
     context.store.collection(records.RELEASES).insert_new([document])
     with context.as_root():
         (context.paths.keys / NOTE).unlink()
 
 
-def _take_back(context: Context, signing: Signing, staged: StagedRelease, before: Sequence[int]) -> None:
+def _take_back(context: Context, signing: Signing, staged: StagedRelease) -> None:
     """Leave all as it was before a publication that failed, or was interrupted."""
-    moved = context.paths.releases / str(staged.number)
+    moved, note = context.paths.releases / str(staged.number), context.paths.keys / NOTE
     was_moved = not staged.directory.exists() and moved.exists()
-    if was_moved:
-        records.burn(context.store, staged.number)
     with context.as_root():
         if was_moved:
-            moved.rename(context.paths.releases / f"{PREFIX}{staged.number}-taken-back")
+            note.rename(context.paths.keys / BURNT)
+            _take_away(context.paths, staged.number)
         remove_leftovers(context.paths)
-        (context.paths.keys / NOTE).unlink(missing_ok=True)
-    if was_moved:
-        try:
-            publish_anew(context, signing, before)
-        except (PenguinDomeError, OSError) as error:
-            log.warning("the repositories could not be published as they were: {}", error)
+        note.unlink(missing_ok=True)
+    if not was_moved:
+        return
+    try:
+        publish_anew(context, signing)
+    except (PenguinDomeError, OSError) as error:
+        log.warning("the repositories could not be published as they were: {}", error)
+    try:
+        _burn(context)
+    except (PenguinDomeError, OSError) as error:
+        log.warning("the next run notes that the number {} is used up: {}", staged.number, error)
+
+
+def _burn(context: Context) -> None:
+    """Let the number of a release that was taken back never be used again. Raises StoreUnavailable."""
+    document = _noted(context, BURNT)
+    if document is None:
+        return
+    with context.as_root():
+        _take_away(context.paths, document["release"])
+        remove_leftovers(context.paths)
+    records.burn(context.store, document["release"])
+    with context.as_root():
+        (context.paths.keys / BURNT).unlink()
+
+
+def _take_away(paths: Paths, number: int) -> None:
+    moved = paths.releases / str(number)
+    if moved.exists():
+        moved.rename(paths.releases / f"{PREFIX}{number}-taken-back")

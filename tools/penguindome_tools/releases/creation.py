@@ -10,13 +10,12 @@ from penguindome.errors import PenguinDomeError, SignatureError
 from penguindome.files import read_limited
 from penguindome.manifest import LARGEST, Manifest
 from penguindome.openpgp import LONGEST_SIGNATURE
-from penguindome.paths import Paths
 from penguindome.release import InvalidRelease
-from penguindome_server.store import Document, Store
+from penguindome_server.store import Document
 from penguindome_tools import tls_trust
 from penguindome_tools.context import Context
 from penguindome_tools.enrolment_bundle import enrolment_bundle
-from penguindome_tools.releases import carried_settings, completion, naming, records
+from penguindome_tools.releases import carried_settings, completion, naming, own_record, records
 from penguindome_tools.releases.changes import Change, changes
 from penguindome_tools.releases.making import Prepared, Signing, make_release, prepare, working
 from penguindome_tools.releases.release_files import ReleaseFiles, load_release
@@ -27,7 +26,9 @@ from penguindome_tools.releases.staged import ARMOURED, MANIFEST
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be released. `site` None: the packages' content stays as it is, that of release `content_of`."""
+    """What is to be released. `site` None: the packages' content stays as it is, that of release `content_of`, which
+    `origin` tells to people.
+    """
 
     packages: Mapping[str, Path]
     kinds: tuple[str, ...]
@@ -35,12 +36,14 @@ class Order:
     stage: records.Stage
     message: str = ""
     content_of: int | None = None
+    origin: str = ""
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Outlook:
     """What a release would be: its number and version, and how it differs from the release `since` (None: the first).
+    `origin` says whose content it has, if not that of now.
 
     `finished` is a release whose publication an earlier run had left unfinished, and this one did the rest of.
     """
@@ -50,6 +53,7 @@ class Outlook:
     since: int | None
     changes: list[Change]
     finished: int | None = None
+    origin: str = ""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -67,7 +71,8 @@ def order_of_site(context: Context, packages: Path, stage: records.Stage, messag
 
 
 def order_of_release(context: Context, signing: Signing, old: Document, stage: records.Stage, message: str) -> Order:
-    """The content of an older release, whose packages are looked at before anything is made of them.
+    """The content of an older release (its entry in root's own record), whose packages are looked at before anything is
+    made of them.
 
     Raises InvalidRelease when they are gone, or not what was signed.
     """
@@ -81,7 +86,9 @@ def order_of_release(context: Context, signing: Signing, old: Document, stage: r
     kinds = tuple(kind for kind in wanted if kind in packages or kind == "tar")
     missing = [kind for kind in wanted if kind not in kinds]
     warnings = (f"release {number} has no package of the kind {', '.join(missing)}",) if missing else ()
-    return Order(packages, kinds, None, stage, message, old["content_of"], warnings)
+    newest = own_record.entries(context)[0]["release"]
+    origin = f"the content of release {number}, signed on {old['created_at']:%Y-%m-%d}, in place of release {newest}"
+    return Order(packages, kinds, None, stage, message, old["content_of"], origin, warnings)
 
 
 def _load(directory: Path, number: int, signing: Signing) -> ReleaseFiles:
@@ -110,13 +117,13 @@ def create(
     sources = sources_of(order.kinds, order.packages)
     numbers = records.numbers(context.paths, context.store)
     number, now = numbers.following, context.clock()
-    previous = newest_manifest(context.paths, context.store, signing)
+    previous = newest_manifest(context, signing)
     with context.as_root(), working(context.paths) as work:
         prepared = prepare(
             sources, number, now, work, site=order.site, settings=context.settings,
             authorities=tls_trust.for_releases(context.settings, context.paths),
         )  # fmt: skip
-        outlook = _outlook(prepared, previous, [*order.warnings, *numbers.unbelievable], finished)
+        outlook = _outlook(prepared, previous, [*order.warnings, *numbers.unbelievable], finished, order.origin)
         if not agree(outlook):
             return None
         needs_bundle = "tar" in order.kinds
@@ -135,10 +142,10 @@ def create(
     return document
 
 
-def newest_manifest(paths: Paths, store: Store, signing: Signing) -> tuple[Document, Manifest] | None:
-    """The newest release whose manifest is there as it was signed, and that manifest."""
-    for document in records.newest_first(store):
-        place = paths.releases / str(document["release"]) / MANIFEST
+def newest_manifest(context: Context, signing: Signing) -> tuple[Document, Manifest] | None:
+    """The newest release of root's own record whose manifest is there as it was signed, and that manifest."""
+    for document in own_record.entries(context):
+        place = context.paths.releases / str(document["release"]) / MANIFEST
         try:
             signature = read_limited(place.with_name(MANIFEST + ARMOURED), LONGEST_SIGNATURE)
             text = read_limited(place, LARGEST)
@@ -153,7 +160,11 @@ def newest_manifest(paths: Paths, store: Store, signing: Signing) -> tuple[Docum
 
 
 def _outlook(
-    prepared: Prepared, previous: tuple[Document, Manifest] | None, warnings: list[str], finished: int | None
+    prepared: Prepared,
+    previous: tuple[Document, Manifest] | None,
+    warnings: list[str],
+    finished: int | None,
+    origin: str,
 ) -> Outlook:
     old, held = previous or ({}, None)
     found = changes(
@@ -162,4 +173,4 @@ def _outlook(
         (naming.base_of(old["version"]) if old else None, prepared.stamp.base),
     )
     version = naming.version(prepared.stamp.number, prepared.stamp.base)
-    return Outlook(prepared.stamp.number, version, old.get("release"), found, finished, warnings)
+    return Outlook(prepared.stamp.number, version, old.get("release"), found, finished, origin, warnings)

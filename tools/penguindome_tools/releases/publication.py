@@ -64,6 +64,7 @@ def publish_release(
     releases: Sequence[int],
     now: datetime,
     valid_for: timedelta = VALID_FOR,
+    keep_end: bool = False,
 ) -> Path:
     """Verify a staged release, move it to `releases/N`, and publish; returns the directory of the publication.
 
@@ -81,7 +82,7 @@ def publish_release(
         sync_directory(staged.directory)
         staged.directory.rename(target)
         sync_directory(paths.releases)
-        return publish_locked(paths, signer, releases=releases, now=now, valid_for=valid_for)
+        return publish_locked(paths, signer, releases=releases, now=now, valid_for=valid_for, keep_end=keep_end)
 
 
 def publish(
@@ -92,16 +93,18 @@ def publish(
     releases: Sequence[int],
     now: datetime,
     valid_for: timedelta = VALID_FOR,
+    keep_end: bool = False,
 ) -> Path:
     """Make the repositories anew, signed until `now + valid_for`, and put them in force; returns their directory.
 
-    `releases`: the numbers of the releases that are offered, newest first (see above); `rollout.offered(store)` tells
-    them. Raises PenguinDomeError (InvalidRelease, KeyMaterialError, AlreadyRunning), or OSError; the old publication is
-    then still in force.
+    `releases`: the numbers of the releases that are offered, newest first (see above); `own_record.standing` tells
+    them. With `keep_end` they expire no later than those in force: they offer less than they should, and whoever is
+    kept from the rest shall see that in time. Raises PenguinDomeError (InvalidRelease, KeyMaterialError,
+    AlreadyRunning), or OSError; the old publication is then still in force.
     """
     signer = Signer(keyring, fingerprint)
     with publishing(paths):
-        return publish_locked(paths, signer, releases=releases, now=now, valid_for=valid_for)
+        return publish_locked(paths, signer, releases=releases, now=now, valid_for=valid_for, keep_end=keep_end)
 
 
 @contextmanager
@@ -139,7 +142,13 @@ def current_times(paths: Paths) -> IndexTimes | None:
 
 
 def publish_locked(
-    paths: Paths, signer: Signer, *, releases: Sequence[int], now: datetime, valid_for: timedelta = VALID_FOR
+    paths: Paths,
+    signer: Signer,
+    *,
+    releases: Sequence[int],
+    now: datetime,
+    valid_for: timedelta = VALID_FOR,
+    keep_end: bool = False,
 ) -> Path:
     """`publish` for who holds the lock of `publishing` already."""
     publications = paths.repository / "publications"
@@ -149,10 +158,13 @@ def publish_locked(
     number = max((int(directory.name) for directory in kept), default=0) + 1
     building = publications / f"{_UNFINISHED}{number}"
     signed_at = _signed_at(paths, now)
+    expires_at = signed_at + valid_for
+    if keep_end and (times := current_times(paths)):
+        expires_at = min(expires_at, times.expires_at)
     offered = [
         load_release(paths.releases / str(release), release, signer.certificate) for release in dict.fromkeys(releases)
     ]
-    _build(building, offered, signer, kept, signed_at=signed_at, expires_at=signed_at + valid_for)
+    _build(building, offered, signer, kept, signed_at=signed_at, expires_at=expires_at)
     verify_publication(building, signer.certificate)
     directory = publications / str(number)
     building.rename(directory)

@@ -108,12 +108,14 @@ def state(document: Document) -> str:
 def before(documents: Sequence[Document]) -> Document:
     """The release whose content was in force before the newest one's: what a rollback goes back to.
 
-    `documents` are the newest first. Halted ones and those without packages are passed over, and a rollback counts for
-    the release whose content it had. Raises UsageError when there is none.
+    `documents` are the newest first: those of the store, or the entries of root's own record. What was never for all,
+    what is halted and what has no packages is passed over, and a rollback counts for the release whose content it had.
+    Raises UsageError when there is none.
     """
     bound = documents[0]["content_of"] if documents else 0
     for document in documents:
-        if document["release"] < bound and not document["halted_at"] and not document["pruned_at"]:
+        passed_over = document["halted_at"] or document["pruned_at"] or not document["promoted_at"]
+        if document["release"] < bound and not passed_over:
             return document
     raise UsageError("there is no older release to go back to", hint="see: penguindome release list")
 

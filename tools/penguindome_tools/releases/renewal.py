@@ -1,8 +1,8 @@
 """Signing anew what expires, long before it does: the indices of the repositories, and manifests and descriptions of
 the releases that clients are offered or may still fetch.
 
-- Indices: when half of their validity is over, when the publication offers something else than the store says (a
-  release was halted by the server itself, which cannot publish), or when the key is another one.
+- Indices: when half of their validity is over, when the publication offers something else than it should (a release
+  was halted by the server itself, which cannot publish), when the key is another one, or when they are damaged.
 - A description (`releases/N/release.json`) is dated anew in place, when half of its life is over. Nothing else in it
   changes: its packages are the same, and so is the manifest in them.
 - The manifest in the packages cannot be dated anew. A second one, of the same files, is put into `releases/renewed/N/`,
@@ -10,7 +10,9 @@ the releases that clients are offered or may still fetch.
 - What is signed by an earlier key of this server is signed by the key in use.
 
 Root signs only what lies in root's own directories and was signed by a key of root's keyring before. The store says no
-more than for which releases.
+more than which of the releases that root gave to clients are not offered. While it withholds the newest that root gave
+to all, nothing gets a later end than it has: neither indices without that one, nor texts of older ones. So who is kept
+on an old release learns of it when that expires, unless an administrator says that it is well so.
 """
 
 from __future__ import annotations
@@ -26,12 +28,13 @@ from penguindome.errors import PenguinDomeError, SignatureError
 from penguindome.files import ensure_directory, read_limited, write_atomically
 from penguindome.manifest import LARGEST as LARGEST_MANIFEST
 from penguindome.manifest import Manifest
-from penguindome.openpgp import LONGEST_SIGNATURE, LONGEST_TEXT, Certificate
+from penguindome.openpgp import LONGEST_SIGNATURE, Certificate
 from penguindome.paths import Paths
 from penguindome.release import LARGEST_PACKAGE, Description, InvalidRelease
-from penguindome_server.repository_index import IN_RELEASE
 from penguindome_server.signed_files import RENEWED
 from penguindome_tools.releases import publication
+from penguindome_tools.releases.own_record import Standing
+from penguindome_tools.releases.published import verify_publication
 from penguindome_tools.releases.release_files import BINARY
 from penguindome_tools.releases.signer import Signer
 from penguindome_tools.releases.staged import ARMOURED, DESCRIPTION, MANIFEST
@@ -41,25 +44,23 @@ _NEW = ".new"
 
 
 class Renewal:
-    """What there is to sign anew at `now`: for the releases that clients are offered (`offered`, newest first, as
-    `publication.publish` takes it, and `canaries`).
-    """
+    """What there is to sign anew at `now`: for the releases that clients are offered (see `own_record`)."""
 
     def __init__(
         self,
         paths: Paths,
         signer: Signer,
+        standing: Standing,
         *,
-        offered: Sequence[int],
-        canaries: Sequence[int],
         now: datetime,
         valid_for: timedelta,
         force: bool = False,
     ) -> None:
         self.paths = paths
         self.signer = signer
-        self.offered = list(offered)
-        self.releases = list(dict.fromkeys([*canaries, *offered]))
+        self.offered = standing.offered
+        self.releases = list(dict.fromkeys([*standing.canaries, *standing.offered]))
+        self.newest_withheld = max(standing.withheld, default=0)
         self.now = now
         self.valid_for = valid_for
         self.force = force
@@ -118,6 +119,8 @@ class Renewal:
                 yield f"{path.name} of release {release}, by the key in use", self._signing(path, text)
         description = Description.from_content(json.loads(self._signed(described)), self._signed(described))
         yield from self._package_steps(described.parent, description)
+        if release <= self.newest_withheld:
+            return
         if self._is_old(description.issued_at, description.expires_at):
             yield f"the description of release {release}", self._dating(described, described)
         newest = renewed if renewed.exists() else original
@@ -138,22 +141,22 @@ class Renewal:
                 yield f"{path.name}, by the key in use", self._signing(path, contents, binary=binary)
 
     def _index_is_due(self) -> bool:
-        times = publication.current_times(self.paths)
-        if self.force or times is None or publication.in_force(self.paths) != self.offered:
+        times, directory = publication.current_times(self.paths), publication.current(self.paths)
+        if times is None or directory is None or publication.in_force(self.paths) != self.offered:
             return True
-        if self._is_old(times.signed_at, times.expires_at):
+        if not self.newest_withheld and self._is_old(times.signed_at, times.expires_at):
             return True
         try:
-            text = read_limited(self.paths.repository / "current" / IN_RELEASE, LONGEST_TEXT)
-            self.signer.certificate.verify_text(text)
-        except (SignatureError, OSError):
+            verify_publication(directory, self.signer.certificate)
+        except PenguinDomeError:
             return True
         return False
 
     def _publish(self) -> None:
         publication.publish_locked(
-            self.paths, self.signer, releases=self.offered, now=self.now, valid_for=self.valid_for
-        )
+            self.paths, self.signer, releases=self.offered, now=self.now, valid_for=self.valid_for,
+            keep_end=self.newest_withheld > 0,
+        )  # fmt: skip
 
     def _is_old(self, issued_at: datetime, expires_at: datetime) -> bool:
         return self.force or self.now >= issued_at + (expires_at - issued_at) / 2

@@ -1,4 +1,5 @@
-"""Whether the files of a release are what was signed: texts, packages, signatures, and what is inside of the packages.
+"""Whether the files of a release are what was signed: texts, packages, signatures, and what is inside of the packages;
+and whether what is served beside them is.
 
 Everything is looked at, and everything that is wrong is told; `publication` looks at less, and stops at the first.
 """
@@ -18,10 +19,15 @@ from penguindome.files import read_limited
 from penguindome.manifest import LARGEST as LARGEST_MANIFEST
 from penguindome.manifest import Manifest, verify_tree
 from penguindome.openpgp import LONGEST_SIGNATURE, Certificate
+from penguindome.paths import Paths
 from penguindome.release import LARGEST as LARGEST_DESCRIPTION
 from penguindome.release import LARGEST_PACKAGE, Description
+from penguindome_server.repository_index import IN_RELEASE, index_times
+from penguindome_server.signed_files import RENEWED
+from penguindome_tools.releases import publication
 from penguindome_tools.releases.content import TREE, lay_out
 from penguindome_tools.releases.making import KIND_FILE, SIGNATURE
+from penguindome_tools.releases.published import verify_publication
 from penguindome_tools.releases.staged import ARMOURED, DESCRIPTION, MANIFEST
 from penguindome_tools.releases.unpacking import unpack
 
@@ -30,9 +36,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a file of a release."""
+    """What is wrong with a file of a release; of none, when it is what is served beside them."""
 
-    release: int
+    release: int | None
     file: str
     problem: str
 
@@ -46,6 +52,43 @@ def verify_release(
     """
     found = _Verifying(directory, number, certificates).all(now, pruned=pruned)
     return [Problem(number, file, problem) for file, problem in found]
+
+
+def verify_served(
+    paths: Paths, numbers: Sequence[int], certificates: Sequence[Certificate], *, now: datetime
+) -> list[Problem]:
+    """What is wrong with what clients are handed beside releases `numbers`: the publication in force, which is signed
+    by the first of `certificates`, and the manifest of their base packages.
+    """
+    problems = []
+    directory = publication.current(paths)
+    if directory is not None:
+        try:
+            verify_publication(directory, certificates[0])
+            times = index_times(directory)
+            if times is not None and times.expires_at <= now:
+                problems.append(Problem(None, f"repo/current/{IN_RELEASE}", f"expired on {times.expires_at:%Y-%m-%d}"))
+        except PenguinDomeError as error:
+            problems.append(Problem(None, "repo/current", error.message))
+    elif numbers:
+        problems.append(Problem(None, "repo/current", "missing"))
+    return [*problems, *_verify_handed_out(paths.releases, 0, certificates)]
+
+
+def verify_renewed(paths: Paths, number: int, certificates: Sequence[Certificate]) -> list[Problem]:
+    """What is wrong with the manifest that clients of a release are handed in the place of the one in its packages."""
+    return _verify_handed_out(paths.releases / RENEWED / str(number), number, certificates)
+
+
+def _verify_handed_out(directory: Path, number: int, certificates: Sequence[Certificate]) -> list[Problem]:
+    if not any((directory / name).exists() for name in (MANIFEST, MANIFEST + ARMOURED)):
+        return []
+    found = _Verifying(directory, number, certificates)
+    manifest = found.reading(MANIFEST, found.manifest)
+    if manifest is not None and manifest.release != number:
+        found.problems.append((MANIFEST, f"is of release {manifest.release}"))
+    place = "releases" if number == 0 else f"releases/{RENEWED}/{number}"
+    return [Problem(number or None, f"{place}/{file}", problem) for file, problem in found.problems]
 
 
 Found = Iterator[tuple[str, str]]
