@@ -301,7 +301,7 @@ paths = Paths(Path(sys.argv[1]))
 keyring = ServerKeyring(Path(sys.argv[2]))
 while True:
     publish(paths, keyring, sys.argv[3], releases=[2, 1], now=datetime.now(timezone.utc))
-    publish(paths, keyring, sys.argv[3], releases=[1], now=datetime.now(timezone.utc))
+    publish(paths, keyring, sys.argv[3], releases=[1, 2], now=datetime.now(timezone.utc))
     print(flush=True)
 """
 
@@ -333,7 +333,9 @@ def test_killed_at_any_instant_one_publication_is_in_force_and_the_next_run_clea
 
 
 def read_as_apt(publisher: Publisher) -> None:
-    """InRelease and index by two looks at what is in force, as over two connections; then the package."""
+    """InRelease, index and package by three looks at what is in force, as over three connections. All offers have the
+    packages of one another, as those of releases that follow each other do: what is halted is gone at once.
+    """
     index = publisher.certificate.verify_text((publisher.current / INDEX / "InRelease").read_bytes()).decode()
     found = re.search(r"^ ([0-9a-f]{64}) \d+ main/binary-amd64/Packages$", index, re.MULTILINE)
     assert found
