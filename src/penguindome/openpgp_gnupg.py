@@ -102,13 +102,14 @@ class _Shared:
 
     def leave(self) -> None:
         """Go; the last one ends the agent and removes the link. Raises KeyMaterialError."""
-        with self._door():
+        with self._door() as door:
             try:
                 fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return
             finally:
                 os.close(self._users)
+            os.ftruncate(door, 0)
             _end_agent(self.link)
 
     @contextmanager
