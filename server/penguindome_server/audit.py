@@ -202,7 +202,7 @@ def _survey(
             survey.stays_closed.add(client_id)
         if client.get("outbox") or findings.concern(client, names, digest):
             survey.to_change.append(client_id)
-    survey.gone += [client_id for client_id in opened if client_id not in survey.seen_ids | {SERVER_ID}]
+    survey.gone += opened.keys() - survey.seen_ids - {SERVER_ID}
     return survey
 
 
