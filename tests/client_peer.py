@@ -52,14 +52,6 @@ def soon(condition: Callable[[], bool], seconds: float = 30) -> bool:
     return condition()
 
 
-def is_running(pid: int) -> bool:
-    """Whether there is such a process, and not only its remains."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 @dataclass
 class Fault:
     """What to do instead of answering: `body` with `status` and `headers`; or hang, or break off."""

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import penguindome
-from client_peer import Machine, Peer, is_running, soon
+from client_peer import Machine, Peer, soon
 from penguindome import json, manifest, release
 from penguindome.client import update_record
 from penguindome.openpgp import DeviceKey
 from penguindome.paths import Paths
 from penguindome.times import utc_now
+from running import is_running
 
 HELLO = "#!/bin/sh\necho '{{\"release\": {number}}}'\n"
 # Installs: whole beside the others first, then the link. It waits while there is a file `hold-install` in the root.

@@ -19,6 +19,7 @@ from penguindome.client import collector
 from penguindome.client.collector import Limits
 from penguindome.manifest import Manifest
 from penguindome.openpgp import DeviceKey
+from running import is_running
 
 NOW = datetime(2026, 11, 23, tzinfo=timezone.utc)
 PYTHON = "#!/usr/bin/env python3\n"
@@ -57,11 +58,7 @@ def run(tree: Path, limits: Limits = PATIENT, *, of: Manifest | None = None) -> 
 
 def alive(path: Path) -> bool:
     """Whether the process whose number a plugin wrote to `path` still runs."""
-    pid = int(path.read_text())
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    return is_running(int(path.read_text()))
 
 
 def soon(condition: Callable[[], bool], seconds: float = 10) -> bool:

@@ -17,6 +17,7 @@ import pytest
 from needs import require
 from penguindome_tools.development import mongod as mongod_module
 from penguindome_tools.development.mongod import Deployment, locate, running_mongod
+from running import is_running
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DEVELOPMENT = CHECKOUT / "tools/penguindome_tools/development"
@@ -157,15 +158,6 @@ def test_a_mongod_dies_with_a_starter_that_is_killed(tmp_path: Path) -> None:
         assert Path(f"/proc/{pid}").exists()
         starter.kill()
     wait_until(lambda: not is_running(pid), "mongod outlived its starter")
-
-
-def is_running(pid: int) -> bool:
-    """Whether there is such a process that is more than a zombie."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state not in {"Z", "X"}
 
 
 def test_a_mongod_that_was_killed_comes_back_on_its_port_with_its_data() -> None:

@@ -15,6 +15,7 @@ from client_peer import soon
 from penguindome import processes
 from penguindome.errors import ProcessError
 from penguindome.processes import Completed, ProgramMissing, run
+from running import is_running
 
 
 @pytest.fixture
@@ -31,14 +32,6 @@ def cut_short(script: str, *, lines: int) -> Completed:
         if completed.stdout.count(b"\n") >= lines:
             return completed
     raise AssertionError(f"it said too little: {completed.stdout!r}")
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def wait_until_gone(pid: int) -> None:

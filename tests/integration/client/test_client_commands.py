@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 import needs
-from client_peer import Fault, Machine, Peer, is_running, soon
+from client_peer import Fault, Machine, Peer, soon
 from penguindome import json
 from penguindome.actions import Target
 from penguindome.client import generations, runner
 from penguindome.client.context import Onlooker
 from penguindome.files import AlreadyRunning
 from penguindome.settings import write_fragment
+from running import is_running
 
 
 def forget_waiting(machine: Machine, action_id: str) -> None:

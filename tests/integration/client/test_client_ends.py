@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from client_peer import PYTHON_PLUGIN, Machine, Peer, is_running, soon
+from client_peer import PYTHON_PLUGIN, Machine, Peer, soon
 from needs import require
 from penguindome import processes
 from penguindome.client.spool import Spool
 from penguindome.times import utc_now
+from running import is_running
 
 
 def _slow(machine: Machine) -> Path:

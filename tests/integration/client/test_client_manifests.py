@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from client_peer import Machine, Peer, is_running, soon
+from client_peer import Machine, Peer, soon
 from penguindome import json
 from penguindome.client.action_records import RELEASE_COMMAND
 from penguindome.client.installed import NAME as MANIFEST
 from penguindome.openpgp import DeviceKey
 from penguindome.times import utc_now
+from running import is_running
 
 
 def _force(machine: Machine) -> dict[str, Any]:

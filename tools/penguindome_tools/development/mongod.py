@@ -209,7 +209,7 @@ class Mongod:
         stats = Path(f"/proc/{self.pid}/task").glob("*/stat")
         try:
             states = {stat.read_bytes().rpartition(b")")[2].split()[0] for stat in stats}
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             return None  # a thread has just ended
         return True if states <= {b"T"} else None
 
