@@ -164,7 +164,7 @@ def small_runtime(server: Server) -> Iterator[Path]:
         yield runtime
     finally:
         server.kill()
-        processes.run(["umount", str(runtime)], timeout=10)
+        processes.run(["umount", "--lazy", str(runtime)], timeout=10)
 
 
 def test_a_runtime_directory_that_is_full_costs_counts_and_no_process(server: Server, small_runtime: Path) -> None:
