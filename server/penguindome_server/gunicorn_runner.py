@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # gunicorn carries no types
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]  # gunicorn carries no types
+from gunicorn.errors import HaltServer  # type: ignore[import-untyped]  # gunicorn carries no types
 from gunicorn.glogging import Logger as BaseLogger  # type: ignore[import-untyped]  # gunicorn carries no types
 
 from penguindome import logging
@@ -190,7 +191,21 @@ class Master(Arbiter):  # type: ignore[misc]  # as above
 
     def __init__(self, server: Server) -> None:
         self._not_before = 0.0
+        self._ends = False
         super().__init__(server)
+
+    def reap_workers(self) -> None:
+        """Look which workers have ended. The first that could not begin ends the master; while that waits for the
+        others, one more is no news, and must not cut the end short.
+        """
+        while True:
+            try:
+                super().reap_workers()
+                return
+            except HaltServer:
+                if not self._ends:
+                    self._ends = True
+                    raise
 
     def spawn_workers(self) -> None:
         """Start the workers that are missing, unless the last one could not be started a moment ago."""
