@@ -555,15 +555,19 @@ def test_two_at_once_do_not_make_the_same_release(site: Paths) -> None:
     assert numbers(site) == [1]
 
 
-def test_a_failure_of_the_publication_leaves_all_as_it_was(site: Paths) -> None:
-    command(site, *CREATE)
-    before = everything(site)
+def create_where_nothing_can_be_published(site: Paths) -> None:
     publications = site.repository / "publications"
     kept = publications.rename(publications.with_name("kept"))
     publications.write_text("not a directory\n")
     assert "no release was made: " in command(site, *CREATE, status=1).stderr
     publications.unlink()
     kept.rename(publications)
+
+
+def test_a_failure_of_the_publication_leaves_all_as_it_was(site: Paths) -> None:
+    command(site, *CREATE)
+    before = everything(site)
+    create_where_nothing_can_be_published(site)
     assert everything(site) == before
     assert numbers(site) == [1]
     assert leftovers(site) == []
@@ -595,12 +599,7 @@ def full_disk(site: Paths) -> Iterator[Path]:
 
 
 def test_a_release_that_failed_on_a_full_disk_is_published_by_nobody_later(site: Paths, full_disk: Path) -> None:
-    publications = site.repository / "publications"
-    kept = publications.rename(publications.with_name("kept"))
-    publications.write_text("not a directory\n")
-    assert "no release was made: " in command(site, *CREATE, status=1).stderr
-    publications.unlink()
-    kept.rename(publications)
+    create_where_nothing_can_be_published(site)
     assert list(site.releases.glob("[1-9]*")) == []
     full_disk.unlink()
     command(site, "release", "refresh", "--force")

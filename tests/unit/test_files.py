@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from needs import require
 from penguindome.errors import InvalidData
 from penguindome.files import (
     AlreadyRunning,
@@ -109,8 +110,8 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkey
     assert names_in(tmp_path) == ["file"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
 def test_a_file_belongs_to_the_owner_asked_for(tmp_path: Path) -> None:
+    require(os.geteuid() == 0, "only root can give files away")
     path = tmp_path / "file"
     write_atomically(path, "x", mode=0o640, owner=(1, 2))
     assert (path.stat().st_uid, path.stat().st_gid, mode_of(path)) == (1, 2, 0o640)

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import penguindome
+from needs import require
 from penguindome import cache, plugin_tools
 from penguindome.cache import cached_data
 from penguindome.errors import ProcessError
@@ -164,8 +165,8 @@ def test_a_program_runs_in_the_session_of_its_user(session: str, monkeypatch: py
     assert user.run(["no-such-program"]) is None
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_root_gives_its_rights_up_first() -> None:
+    require(os.geteuid() == 0, "only root can become another user")
     nobody = pwd.getpwnam("nobody")
     environment = {"DBUS_SESSION_BUS_ADDRESS": "unix:path=/nowhere/bus"}
     command = ["/bin/sleep", "60"]

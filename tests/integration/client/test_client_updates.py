@@ -173,15 +173,21 @@ def test_the_patches_of_before_come_back_with_the_release_that_they_were_laid_ov
     assert peer.reports[-1]["plugins"]["penguindome"]["patches"] == []
 
 
-def test_a_machine_without_a_network_keeps_what_it_installed_and_proves_it_later(
-    laptop: ReleasedMachine, peer: Peer
-) -> None:
+def begin_a_proof_that_waits(laptop: ReleasedMachine) -> Path:
+    """Offer release 2, and return once it is being tried: it waits for the returned file to go."""
     hold = laptop.paths.root / "hold-proof"
     hold.touch()
     waits = f"#!/bin/sh\nwhile [ -e {hold} ]; do sleep 0.02; done\necho '{{\"release\": 2}}'\n"
     laptop.offer(Release(2, files={"plugins/hello.sh": waits}))
     laptop.ok("run")
     laptop.reach("proving")
+    return hold
+
+
+def test_a_machine_without_a_network_keeps_what_it_installed_and_proves_it_later(
+    laptop: ReleasedMachine, peer: Peer
+) -> None:
+    hold = begin_a_proof_that_waits(laptop)
     peer.always = Fault(drop=True)
     hold.unlink()
     laptop.settle("proving", because="cannot be reached")
@@ -199,12 +205,7 @@ def test_a_machine_without_a_network_keeps_what_it_installed_and_proves_it_later
 def test_connections_that_are_lost_now_and_then_condemn_no_release(
     laptop: ReleasedMachine, peer: Peer, lost: int
 ) -> None:
-    hold = laptop.paths.root / "hold-proof"
-    hold.touch()
-    waits = f"#!/bin/sh\nwhile [ -e {hold} ]; do sleep 0.02; done\necho '{{\"release\": 2}}'\n"
-    laptop.offer(Release(2, files={"plugins/hello.sh": waits}))
-    laptop.ok("run")
-    laptop.reach("proving")
+    hold = begin_a_proof_that_waits(laptop)
     asked = len(peer.requests)
 
     def lose(_endpoint: str) -> None:

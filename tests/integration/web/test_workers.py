@@ -97,10 +97,11 @@ def test_once_one_has_served_a_worker_that_cannot_begin_is_followed_by_another(s
 
 def test_a_first_start_that_no_worker_survives_ends_at_once_and_says_why(server: Server) -> None:
     server.program = ("-c", FRAGILE)
-    server.write_settings()
+    server.write_settings(workers=4)
     (server.paths.root / "broken").touch()
     assert server.spawn().wait(START_SECONDS) == 3
     assert "this worker is broken" in server.log()
+    assert "HaltServer" not in server.log()
 
 
 def test_a_worker_that_fails_in_saying_why_ends_and_nobody_else(server: Server) -> None:

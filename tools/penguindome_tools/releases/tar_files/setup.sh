@@ -191,7 +191,7 @@ install() {
         start=''
         if runs_systemd; then start=--start; fi
         # Through a pipe: who unpacked the archive may own the file.
-        # shellcheck disable=SC2086
+        # shellcheck disable=SC2086  # where nothing is to be started, it is no word
         "$link/venv/bin/python" -I -m penguindome.client setup --bundle - $start <"$here/bundle.json"
         echo "release $version is in use; the file bundle.json is a secret, and no longer needed: rm -r '$here'"
     fi
